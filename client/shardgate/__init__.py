@@ -1,0 +1,1 @@
+"""shardgate: read shards through the gateway, transformed where the data is."""

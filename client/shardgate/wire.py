@@ -1,0 +1,265 @@
+"""The contract between client, gateway and ETL worker: names, the package format, the worker protocol.
+
+Everything that two of the three programs must agree on stands here, once. It depends on msgpack alone.
+
+**Package.** A transform travels as one msgpack map `{"format": 1, "manifest": {...}, "function": bytes}`. The manifest
+is plain data that anyone may read; `function` is cloudpickle and only an ETL worker or a client ever loads it. The
+transform's identity is the SHA-256 of the package bytes: `transform_id = name-<first 16 hex digits>`.
+
+**Worker protocol.** Gateway and ETL worker talk over one stream socket (Unix or TCP) per shard, in frames:
+one byte type, four bytes little-endian payload length, payload. The gateway sends JOB once and then ACK; the worker
+answers HELLO, any number of SPAN or DATA, and exactly one of END and FAIL. A connection that closes without END or
+FAIL is a lost worker. So the end of a shard is always said, never inferred.
+
+SPAN points into a shared-memory ring (a memfd that came with HELLO) and DATA carries the bytes themselves; both begin
+with a checkpoint: after these bytes, the next sample to run is `next_sample`, its first input byte is `next_input`, and
+`whole` tells whether the bytes end with the last byte of a sample. Another worker can continue from any checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import asdict, dataclass, field, fields
+from enum import IntEnum
+from typing import Any, Literal, NamedTuple
+
+import msgpack
+
+DEFAULT_PORT = 51080
+DEFAULT_ENDPOINT = f"http://127.0.0.1:{DEFAULT_PORT}"
+
+REQUEST_ID_HEADER = "X-Request-Id"
+TRANSFORM_HEADER = "X-Shardgate-Transform"
+CACHE_HEADER = "X-Shardgate-Cache"
+"""How a GET was answered: `hit`, `miss` (this request started the fetch), `filling` (another did), `bypass`, `computed`."""
+
+TRANSFORM_PARAMETERS = ("transform_id", "etl_name", "uuid")
+"""Query parameters that name a transform; the first is ours, the others are accepted as synonyms."""
+
+PACKAGE_FORMAT = 1
+MAX_NAME = 48
+NAME_PATTERN = r"[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?"
+"""A transform's name: a DNS label with room for its digest, so that it can name Kubernetes objects."""
+
+Kind = Literal["sample", "bytes"]
+OnError = Literal["fail", "skip", "warn"]
+CachePolicy = Literal["never", "always", "auto"]
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a transform is, part of its identity.
+
+    Attributes:
+        name: Human name, see `NAME_PATTERN`.
+        kind: `sample`: the function maps a sample dict to a dict, a list of dicts or None; `bytes`: bytes to bytes,
+            called with the whole object (not a tar member).
+        decoder: webdataset decoder spec for samples ("pil", "rgb", "torchrgb", ...) or "" for undecoded bytes.
+        on_error: What a failing sample does: end the shard with an error, leave the sample out, or leave it out and log it.
+        sample_timeout: Seconds a single sample may take; 0 is no limit.
+        python: "major.minor" that pickled the function; the worker must run the same.
+        requirements: Pinned distributions that the function imports, like "torch==2.6.0", sorted.
+        entry: Qualified name of the function or class, for people.
+        source: Its source text where that could be read, for people.
+    """
+
+    name: str
+    kind: Kind = "sample"
+    decoder: str = "pil"
+    on_error: OnError = "fail"
+    sample_timeout: float = 0.0
+    python: str = ""
+    requirements: tuple[str, ...] = ()
+    entry: str = ""
+    source: str = ""
+
+    @classmethod
+    def from_map(cls, data: dict[str, Any]) -> Manifest:
+        """Build from a decoded map; unknown keys are ignored, so that older gateways read newer clients.
+
+        Raises:
+            TypeError: `name` is missing.
+        """
+        known = {f.name for f in fields(cls)}
+        values = {key: value for key, value in data.items() if key in known}
+        values["requirements"] = tuple(values.get("requirements", ()))
+        return cls(**values)
+
+
+def pack_package(manifest: Manifest, function: bytes) -> bytes:
+    return bytes(msgpack.packb({"format": PACKAGE_FORMAT, "manifest": asdict(manifest), "function": function}))
+
+
+def unpack_package(package: bytes) -> tuple[Manifest, bytes]:
+    """Split a package without looking into the function.
+
+    Raises:
+        ValueError: Not a package, or of a format this version does not know.
+    """
+    try:
+        data = msgpack.unpackb(package)
+        if data["format"] != PACKAGE_FORMAT:
+            raise ValueError(f"package format {data['format']} is not {PACKAGE_FORMAT}")
+        return Manifest.from_map(data["manifest"]), data["function"]
+    except (msgpack.UnpackException, msgpack.ExtraData, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a transform package: {error}") from error
+
+
+def transform_id(name: str, package: bytes) -> str:
+    return f"{name}-{hashlib.sha256(package).hexdigest()[:16]}"
+
+
+class FrameType(IntEnum):
+    JOB = 1
+    ACK = 2
+    HELLO = 3
+    SPAN = 4
+    DATA = 5
+    END = 6
+    FAIL = 7
+
+
+FRAME = struct.Struct("<BI")
+"""Type, payload length."""
+CHECKPOINT = struct.Struct("<QQ?")
+"""next_sample, next_input, whole: the first 17 bytes of every SPAN and DATA payload."""
+SPAN = struct.Struct("<QI")
+"""Offset into the ring, length: follows the checkpoint in a SPAN."""
+ACK = struct.Struct("<Q")
+"""Bytes consumed since the start of the connection; the worker may overwrite their place in the ring."""
+MAX_FRAME = 4 << 20
+"""No frame's payload is larger; a larger one is a protocol error."""
+
+
+class Checkpoint(NamedTuple):
+    next_sample: int = 0
+    next_input: int = 0
+    whole: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One shard, or the rest of one, for one worker.
+
+    Attributes:
+        request_id: The GET this is for; names its work in logs and in reports of dead workers.
+        transform_id: Must be the one that the worker was started with.
+        bucket, key, etag: The object version, for seeds, messages and If-Match.
+        url: Where to read the raw shard, or "" when an open file descriptor comes with the JOB frame (SCM_RIGHTS).
+        token: Bearer token for `url`, or "".
+        input_offset, input_size: With a file descriptor: where the shard lies in the file, in bytes.
+        seed, epoch: Part of the randomness of every sample.
+        args: The request's `args`, as the function gets them.
+        sample, input: Continue with this sample, whose first tar block is at this byte of the shard.
+        skip: Drop this many bytes of output first; they were sent already.
+        poison: Samples that are not to be run again, index to reason; the error policy treats them.
+        careful: Report every sample by itself, so that a dying worker leaves no doubt about the sample.
+        ring: The gateway shares memory with the worker and takes SPAN frames.
+    """
+
+    request_id: str
+    transform_id: str
+    bucket: str
+    key: str
+    etag: str
+    url: str = ""
+    token: str = ""
+    input_offset: int = 0
+    input_size: int = 0
+    seed: int = 0
+    epoch: int = 0
+    args: str = ""
+    sample: int = 0
+    input: int = 0
+    skip: int = 0
+    poison: dict[int, str] = field(default_factory=dict)
+    careful: bool = False
+    ring: bool = False
+
+    def pack(self) -> bytes:
+        return bytes(msgpack.packb(asdict(self)))
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Job:
+        return cls(**msgpack.unpackb(payload, strict_map_key=False))
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A worker took the job.
+
+    Attributes:
+        worker: Name of the worker (pod and number) for messages.
+        ring_size: Bytes of the memfd that came along, 0 without one.
+        content_type: Of what follows.
+        death: Why the worker that had this request before died, where its parent knows: `{"sample": index or None,
+            "key": ..., "reason": "killed by SIGSEGV" | "sample timeout after 5 s" | ..., "deterministic": bool}`.
+    """
+
+    worker: str = ""
+    ring_size: int = 0
+    content_type: str = "application/x-tar"
+    death: dict[str, Any] | None = None
+
+    def pack(self) -> bytes:
+        return bytes(msgpack.packb(asdict(self)))
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Hello:
+        return cls(**msgpack.unpackb(payload))
+
+
+@dataclass(slots=True)
+class Stats:
+    """What a worker did for one job; sums over jobs make a transform's stats. Times are seconds of wall clock.
+
+    On a failed or abandoned job the counts tell what was done until then.
+    """
+
+    samples_in: int = 0
+    samples_out: int = 0
+    samples_skipped: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    fetch_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    function_seconds: float = 0.0
+    encode_seconds: float = 0.0
+
+    def add(self, other: Stats) -> None:
+        for f in fields(self):
+            setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The payload of FAIL: why the shard can't be finished.
+
+    Attributes:
+        code: `sample_failed` (user code), `input_invalid` (the raw shard is no good tar), `input_unavailable` (it could
+            not be read; another try may help), `internal`.
+        message: Names shard, sample and cause.
+        hint: What to do.
+        sample: Index in the shard, where one is to blame. key: its name.
+        traceback: Of the user's function.
+    """
+
+    code: str
+    message: str
+    hint: str = ""
+    sample: int | None = None
+    key: str = ""
+    traceback: str = ""
+    stats: dict[str, Any] = field(default_factory=dict)
+
+    def pack(self) -> bytes:
+        return bytes(msgpack.packb(asdict(self)))
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Failure:
+        return cls(**msgpack.unpackb(payload))
+
+
+def pack_frame(kind: FrameType, payload: bytes = b"") -> bytes:
+    return FRAME.pack(kind, len(payload)) + payload

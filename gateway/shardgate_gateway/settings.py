@@ -1,0 +1,161 @@
+"""Every setting of the gateway: its unit, its default, and why one would change it.
+
+Values come, the later the stronger, from the defaults below, a TOML file (`--config`), the environment
+(`SHARDGATE_CACHE__DIR`: prefix, group, two underscores, field) and command-line flags. All groups are frozen: a running
+gateway never changes its mind. `docs/settings.md` is generated from this file and a test keeps it true.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from shardgate_gateway.errors import BadRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+class Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ServeSettings(Group):
+    """The HTTP service."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs `token`.")
+    port: int = Field(51080, ge=0, le=65535, description="TCP port; 0 picks a free one and prints it.")
+    workers: int = Field(1, ge=1, le=256, description="Gateway processes that share the port. One per core that serves.")
+    token: str = Field("", description="Bearer token that every request must carry, except health checks.")
+    public_url: str = Field(
+        "", description="How ETL workers and clients reach this gateway, if not by `http://host:port`."
+    )
+    drain_seconds: float = Field(
+        30, ge=0, description="After SIGTERM: seconds for running responses before they are aborted."
+    )
+    max_put_bytes: int = Field(64 * GIB, ge=0, description="Bytes of the largest object that a PUT may store.")
+    keepalive_seconds: float = Field(75, ge=0, description="Seconds an idle client connection is kept.")
+
+
+class CacheSettings(Group):
+    """The disk cache in front of the buckets."""
+
+    dir: Path = Field(Path("~/.cache/shardgate/objects"), description="Folder of this node's cache; one disk, one gateway.")
+    capacity_bytes: int = Field(
+        0, ge=0, description="Bytes the cache may use; 0 takes 80 % of the disk's free space at start."
+    )
+    high_watermark: float = Field(0.95, gt=0, le=1, description="Share of the capacity at which eviction begins.")
+    low_watermark: float = Field(0.85, gt=0, le=1, description="Share of the capacity at which eviction stops.")
+    memory_bytes: int = Field(
+        64 * MIB, ge=0, description="Bytes of small objects that each worker process keeps in memory."
+    )
+    memory_object_bytes: int = Field(256 << 10, ge=0, description="Bytes of the largest object kept in memory.")
+    verify: Literal["first", "always", "never"] = Field(
+        "first",
+        description="When cached blocks are checked against their checksums: at the first read by each process and "
+        "after any change of the file, at every read, or only by the scrubber.",
+    )
+    scrub_bytes_per_second: int = Field(
+        8 * MIB, ge=0, description="Bytes per second that the background scrubber re-verifies; 0 turns it off."
+    )
+    fsync: bool = Field(
+        default=False,
+        description="Flush each entry to the disk before it is published. Without it a power cut costs entries, "
+        "never correctness: an entry that does not match its checksums is fetched again.",
+    )
+    part_bytes: int = Field(8 * MIB, ge=64 << 10, description="Bytes per parallel range request of a large object.")
+    parallel_parts: int = Field(4, ge=1, le=64, description="Range requests in flight for one large object.")
+    parallel_from_bytes: int = Field(
+        64 * MIB, ge=0, description="Objects of at least this many bytes are fetched by parallel ranges."
+    )
+
+    @model_validator(mode="after")
+    def _watermarks_in_order(self) -> CacheSettings:
+        if self.low_watermark > self.high_watermark:
+            raise ValueError("cache.low_watermark must not be above cache.high_watermark")
+        return self
+
+
+class UpstreamSettings(Group):
+    """How remote stores are spoken to."""
+
+    connect_timeout: float = Field(5, gt=0, description="Seconds to establish a connection.")
+    progress_timeout: float = Field(
+        30, gt=0, description="Seconds without a single byte after which a transfer counts as stalled. No limit covers a whole body."
+    )
+    attempts: int = Field(5, ge=1, description="Tries per fetch, each resuming where the last one stopped.")
+    backoff_seconds: float = Field(0.2, ge=0, description="Seconds before the second try; doubles, with jitter, up to 10.")
+
+
+class EtlSettings(Group):
+    """Transforms and the processes that run them."""
+
+    runner: Literal["local"] = Field("local", description="Where workers run: `local` processes on this machine.")
+    workers: int = Field(0, ge=0, description="Worker processes per transform; 0 takes the CPU quota of this machine or container.")
+    python: str = Field("", description="Python interpreter of the workers; empty takes the gateway's own.")
+    start_timeout: float = Field(120, gt=0, description="Seconds a runtime may take to import its package and become ready.")
+    idle_seconds: float = Field(600, gt=0, description="Seconds without a request after which a transform's workers stop.")
+    ring_bytes: int = Field(8 * MIB, ge=MIB, description="Bytes of shared memory between one worker and the gateway.")
+    memory_bytes: int = Field(
+        0, ge=0, description="Bytes a worker may allocate beyond what the loaded package needs; 0 takes 80 % of the memory, shared out."
+    )
+    attempts: int = Field(4, ge=1, description="Workers that may be lost without progress before a shard is given up.")
+    progress_timeout: float = Field(
+        300, gt=0, description="Seconds without a finished sample after which a worker counts as hung. A transform's `sample_timeout` is the finer tool."
+    )
+    release_seconds: float = Field(
+        2, gt=0, description="A reader that takes no byte for so many seconds gives its worker back; the shard continues when it reads on."
+    )
+    max_waiting: int = Field(
+        256, ge=1, description="Requests per transform and process that may wait for a worker; more get 503 with Retry-After."
+    )
+    package_bytes: int = Field(512 * MIB, ge=1, description="Bytes of the largest transform package accepted.")
+    small_result_bytes: int = Field(
+        16 * MIB, ge=0, description="Under `cache=\"auto\"`, results up to this many bytes are kept at the first request."
+    )
+
+
+class StateSettings(Group):
+    """What survives a restart."""
+
+    dir: Path = Field(Path("~/.local/share/shardgate"), description="Folder of the registry, the packages and the workers' logs.")
+    database: str = Field("", description="SQLAlchemy URL of the registry; empty is SQLite in `dir`.")
+    packages: str = Field("", description="Bucket location (as in `buckets`) that holds the packages; empty is a folder in `dir`.")
+
+
+class BucketSettings(Group):
+    """One bucket: `--bucket PROVIDER://NAME=WHERE`."""
+
+    where: str = Field(description="Location: a folder, `s3://bucket?endpoint=...`, `gs://...`, `az://...`, `http://...`, `mem://`.")
+    freshness: Literal["immutable", "revalidate", "always"] = Field(
+        "revalidate",
+        description="`immutable`: a cached object is never asked for again; `revalidate`: asked again after "
+        "`revalidate_seconds`; `always`: asked at every read.",
+    )
+    revalidate_seconds: float = Field(60, ge=0, description="Seconds a cached object is served without asking the store.")
+    read_only: bool = Field(default=False, description="Refuse PUT and DELETE.")
+    allow_redirect_hosts: tuple[str, ...] = Field((), description="Other hosts an HTTP origin may redirect to.")
+
+
+class Settings(BaseSettings):
+    """All groups, and the buckets by `PROVIDER://NAME`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="SHARDGATE_", env_nested_delimiter="__", nested_model_default_partial_update=True
+    )
+
+    serve: ServeSettings = ServeSettings()
+    cache: CacheSettings = CacheSettings()
+    upstream: UpstreamSettings = UpstreamSettings()
+    etl: EtlSettings = EtlSettings()
+    state: StateSettings = StateSettings()
+    buckets: dict[str, BucketSettings] = Field(
+        default_factory=dict, description="Buckets by `PROVIDER://NAME`; see docs/buckets.md."
+    )
