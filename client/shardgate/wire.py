@@ -13,7 +13,9 @@ FAIL is a lost worker. So the end of a shard is always said, never inferred.
 
 SPAN points into a shared-memory ring (a memfd that came with HELLO) and DATA carries the bytes themselves; both begin
 with a checkpoint: after these bytes, the next sample to run is `next_sample`, its first input byte is `next_input`, and
-`whole` tells whether the bytes end with the last byte of a sample. Another worker can continue from any checkpoint.
+`whole` tells whether the bytes end with the last byte of a sample. If not, they belong to `next_sample` alone, which
+has to be run again, and its bytes sent so far are the next job's `skip`; the end-of-archive blocks count as such a
+sample after the last. Another worker can continue from any checkpoint.
 """
 
 from __future__ import annotations
@@ -152,6 +154,8 @@ class Job:
         seed, epoch: Part of the randomness of every sample.
         args: The request's `args`, as the function gets them.
         sample, input: Continue with this sample, whose first tar block is at this byte of the shard.
+        output: Bytes of the whole output that come before `sample`'s (the checkpoint's place in the response); the padding at
+            the end of a tar depends on it.
         skip: Drop this many bytes of output first; they were sent already.
         poison: Samples that are not to be run again, index to reason; the error policy treats them.
         careful: Report every sample by itself, so that a dying worker leaves no doubt about the sample.
@@ -172,6 +176,7 @@ class Job:
     args: str = ""
     sample: int = 0
     input: int = 0
+    output: int = 0
     skip: int = 0
     poison: dict[int, str] = field(default_factory=dict)
     careful: bool = False
