@@ -8,31 +8,49 @@ gateway never changes its mind. `docs/settings.md` is generated from this file a
 from __future__ import annotations
 
 import ipaddress
+import os
+import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
+from shardgate import wire
+from shardgate.providers import split_bucket
 from shardgate_gateway.errors import BadRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from pydantic_core import ErrorDetails
 
 MIB = 1 << 20
 GIB = 1 << 30
+ENV_PREFIX = "SHARDGATE_"
+
+Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Group(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 class ServeSettings(Group):
     """The HTTP service."""
 
     host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs `token`.")
-    port: int = Field(51080, ge=0, le=65535, description="TCP port; 0 picks a free one and prints it.")
-    workers: int = Field(1, ge=1, le=256, description="Gateway processes that share the port. One per core that serves.")
+    port: int = Field(wire.DEFAULT_PORT, ge=0, le=65535, description="TCP port; 0 picks a free one and prints it.")
+    workers: int = Field(
+        1, ge=1, le=256, description="Gateway processes that share the port. One per core that serves."
+    )
     token: str = Field("", description="Bearer token that every request must carry, except health checks.")
     public_url: str = Field(
         "", description="How ETL workers and clients reach this gateway, if not by `http://host:port`."
@@ -43,11 +61,22 @@ class ServeSettings(Group):
     max_put_bytes: int = Field(64 * GIB, ge=0, description="Bytes of the largest object that a PUT may store.")
     keepalive_seconds: float = Field(75, ge=0, description="Seconds an idle client connection is kept.")
 
+    @model_validator(mode="after")
+    def _public_needs_token(self) -> ServeSettings:
+        if not self.token and not is_loopback(self.host):
+            raise ValueError(
+                f"serve.host {self.host} can be reached from other machines, so serve.token must be set; "
+                "or listen on 127.0.0.1"
+            )
+        return self
+
 
 class CacheSettings(Group):
     """The disk cache in front of the buckets."""
 
-    dir: Path = Field(Path("~/.cache/shardgate/objects"), description="Folder of this node's cache; one disk, one gateway.")
+    dir: Folder = Field(
+        Path("~/.cache/shardgate/objects"), description="Folder of this node's cache; one disk, one gateway."
+    )
     capacity_bytes: int = Field(
         0, ge=0, description="Bytes the cache may use; 0 takes 80 % of the disk's free space at start."
     )
@@ -88,74 +117,208 @@ class UpstreamSettings(Group):
 
     connect_timeout: float = Field(5, gt=0, description="Seconds to establish a connection.")
     progress_timeout: float = Field(
-        30, gt=0, description="Seconds without a single byte after which a transfer counts as stalled. No limit covers a whole body."
+        30,
+        gt=0,
+        description="Seconds without a single byte after which a transfer counts as stalled. "
+        "No limit covers a whole body.",
     )
     attempts: int = Field(5, ge=1, description="Tries per fetch, each resuming where the last one stopped.")
-    backoff_seconds: float = Field(0.2, ge=0, description="Seconds before the second try; doubles, with jitter, up to 10.")
+    backoff_seconds: float = Field(
+        0.2, ge=0, description="Seconds before the second try; doubles, with jitter, up to 10."
+    )
 
 
 class EtlSettings(Group):
     """Transforms and the processes that run them."""
 
     runner: Literal["local"] = Field("local", description="Where workers run: `local` processes on this machine.")
-    workers: int = Field(0, ge=0, description="Worker processes per transform; 0 takes the CPU quota of this machine or container.")
+    workers: int = Field(
+        0, ge=0, description="Worker processes per transform; 0 takes the CPU quota of this machine or container."
+    )
     python: str = Field("", description="Python interpreter of the workers; empty takes the gateway's own.")
-    start_timeout: float = Field(120, gt=0, description="Seconds a runtime may take to import its package and become ready.")
-    idle_seconds: float = Field(600, gt=0, description="Seconds without a request after which a transform's workers stop.")
+    start_timeout: float = Field(
+        120, gt=0, description="Seconds a runtime may take to import its package and become ready."
+    )
+    idle_seconds: float = Field(
+        600, gt=0, description="Seconds without a request after which a transform's workers stop."
+    )
     ring_bytes: int = Field(8 * MIB, ge=MIB, description="Bytes of shared memory between one worker and the gateway.")
     memory_bytes: int = Field(
-        0, ge=0, description="Bytes a worker may allocate beyond what the loaded package needs; 0 takes 80 % of the memory, shared out."
+        0,
+        ge=0,
+        description="Bytes a worker may allocate beyond what the loaded package needs; "
+        "0 takes 80 % of the memory, shared out.",
     )
     attempts: int = Field(4, ge=1, description="Workers that may be lost without progress before a shard is given up.")
     progress_timeout: float = Field(
-        300, gt=0, description="Seconds without a finished sample after which a worker counts as hung. A transform's `sample_timeout` is the finer tool."
+        300,
+        gt=0,
+        description="Seconds without a finished sample after which a worker counts as hung. "
+        "A transform's `sample_timeout` is the finer tool.",
     )
     release_seconds: float = Field(
-        2, gt=0, description="A reader that takes no byte for so many seconds gives its worker back; the shard continues when it reads on."
+        2,
+        gt=0,
+        description="A reader that takes no byte for so many seconds gives its worker back; "
+        "the shard continues when it reads on.",
     )
     max_waiting: int = Field(
-        256, ge=1, description="Requests per transform and process that may wait for a worker; more get 503 with Retry-After."
+        256,
+        ge=1,
+        description="Requests per transform and process that may wait for a worker; more get 503 with Retry-After.",
     )
     package_bytes: int = Field(512 * MIB, ge=1, description="Bytes of the largest transform package accepted.")
     small_result_bytes: int = Field(
-        16 * MIB, ge=0, description="Under `cache=\"auto\"`, results up to this many bytes are kept at the first request."
+        16 * MIB, ge=0, description='Under `cache="auto"`, results up to this many bytes are kept at the first request.'
     )
 
 
 class StateSettings(Group):
     """What survives a restart."""
 
-    dir: Path = Field(Path("~/.local/share/shardgate"), description="Folder of the registry, the packages and the workers' logs.")
+    dir: Folder = Field(
+        Path("~/.local/share/shardgate"), description="Folder of the registry, the packages and the workers' logs."
+    )
     database: str = Field("", description="SQLAlchemy URL of the registry; empty is SQLite in `dir`.")
-    packages: str = Field("", description="Bucket location (as in `buckets`) that holds the packages; empty is a folder in `dir`.")
+    packages: str = Field(
+        "", description="Bucket location (as in `buckets`) that holds the packages; empty is a folder in `dir`."
+    )
 
 
 class BucketSettings(Group):
     """One bucket: `--bucket PROVIDER://NAME=WHERE`."""
 
-    where: str = Field(description="Location: a folder, `s3://bucket?endpoint=...`, `gs://...`, `az://...`, `http://...`, `mem://`.")
+    where: str = Field(
+        description="Location: a folder, `s3://bucket?endpoint=...`, `gs://...`, `az://...`, `http://...`, `mem://`."
+    )
     freshness: Literal["immutable", "revalidate", "always"] = Field(
         "revalidate",
         description="`immutable`: a cached object is never asked for again; `revalidate`: asked again after "
         "`revalidate_seconds`; `always`: asked at every read.",
     )
-    revalidate_seconds: float = Field(60, ge=0, description="Seconds a cached object is served without asking the store.")
+    revalidate_seconds: float = Field(
+        60, ge=0, description="Seconds a cached object is served without asking the store."
+    )
     read_only: bool = Field(default=False, description="Refuse PUT and DELETE.")
     allow_redirect_hosts: tuple[str, ...] = Field((), description="Other hosts an HTTP origin may redirect to.")
 
 
-class Settings(BaseSettings):
+class Settings(Group):
     """All groups, and the buckets by `PROVIDER://NAME`."""
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_prefix="SHARDGATE_", env_nested_delimiter="__", nested_model_default_partial_update=True
-    )
-
-    serve: ServeSettings = ServeSettings()
-    cache: CacheSettings = CacheSettings()
-    upstream: UpstreamSettings = UpstreamSettings()
-    etl: EtlSettings = EtlSettings()
-    state: StateSettings = StateSettings()
+    serve: ServeSettings = Field(default_factory=ServeSettings)
+    cache: CacheSettings = Field(default_factory=CacheSettings)
+    upstream: UpstreamSettings = Field(default_factory=UpstreamSettings)
+    etl: EtlSettings = Field(default_factory=EtlSettings)
+    state: StateSettings = Field(default_factory=StateSettings)
     buckets: dict[str, BucketSettings] = Field(
         default_factory=dict, description="Buckets by `PROVIDER://NAME`; see docs/buckets.md."
     )
+
+    @field_validator("buckets", mode="before")
+    @classmethod
+    def _canonical_names(cls, buckets: Any) -> Any:
+        if not isinstance(buckets, dict):
+            return buckets
+        return {"{}://{}".format(*split_bucket(name)): bucket for name, bucket in buckets.items()}
+
+
+class _Environment(Settings, BaseSettings):
+    """Only says how the environment spells the settings above."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_nested_delimiter="__")
+
+
+def load(config: Path | None = None, flags: Mapping[str, Any] | None = None) -> Settings:
+    """Merge defaults, file, environment and flags, the later the stronger.
+
+    Args:
+        config: TOML file with the groups as tables.
+        flags: Nested by group, as in the file: `{"serve": {"port": 0}}`.
+
+    Raises:
+        BadRequest: A value can't be used; the message names each setting and where it was set.
+    """
+    layers = [
+        (f"file {config}", _read_file(config) if config else {}),
+        ("environment", _read_environment()),
+        ("command line", dict(flags or {})),
+    ]
+    merged: dict[str, Any] = {}
+    for origin, layer in layers:
+        _merge(merged, _with_canonical_buckets(origin, layer))
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        lines = [_explain(detail, layers) for detail in error.errors()]
+        raise BadRequest("\n".join(lines), hint="docs/settings.md describes every setting") from error
+
+
+def parse_bucket(text: str) -> tuple[str, BucketSettings]:
+    """Take a `--bucket PROVIDER://NAME=WHERE` apart: `("gcp://imagenet", BucketSettings(where="./data"))`.
+
+    Raises:
+        BadRequest: Not of that form.
+    """
+    hint = "write --bucket PROVIDER://NAME=WHERE, like gcp://imagenet=./data"
+    bucket, separator, where = text.partition("=")
+    if not separator or not where:
+        raise BadRequest(f"--bucket {text!r} has no location", hint=hint)
+    try:
+        return "{}://{}".format(*split_bucket(bucket)), BucketSettings(where=where)
+    except ValueError as error:
+        raise BadRequest(f"--bucket {text!r}: {error}", hint=hint) from error
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise BadRequest(f"--config {path}: {error}", hint="a TOML file with tables like [serve]") from error
+
+
+def _read_environment() -> dict[str, Any]:
+    groups = set(Settings.model_fields)
+    for name in os.environ:
+        group, nested, _ = name.removeprefix(ENV_PREFIX).lower().partition("__")
+        if name.startswith(ENV_PREFIX) and nested and group not in groups:
+            raise BadRequest(f"environment: {name} is no setting", hint=f"groups are {', '.join(sorted(groups))}")
+    try:
+        return EnvSettingsSource(_Environment)()
+    except SettingsError as error:
+        raise BadRequest(f"environment: {error}", hint="SHARDGATE_BUCKETS and the like hold JSON") from error
+
+
+def _with_canonical_buckets(origin: str, layer: dict[str, Any]) -> dict[str, Any]:
+    """Bucket names in their one spelling, so that `gs://b` in a file and `gcp://b` in a flag are the same bucket."""
+    if not isinstance(layer.get("buckets"), dict):
+        return layer
+    try:
+        return layer | {"buckets": {"{}://{}".format(*split_bucket(name)): b for name, b in layer["buckets"].items()}}
+    except ValueError as error:
+        raise BadRequest(f"{origin}: buckets: {error}", hint="bucket names look like gcp://imagenet") from error
+
+
+def _merge(into: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    for name, value in layer.items():
+        if isinstance(value, dict):
+            into[name] = dict(into[name]) if isinstance(into.get(name), dict) else {}
+            _merge(into[name], value)
+        else:
+            into[name] = value
+
+
+def _explain(detail: ErrorDetails, layers: Sequence[tuple[str, dict[str, Any]]]) -> str:
+    """One line that names the setting, what is wrong, and the strongest layer that sets it."""
+    path = detail["loc"]
+    origin = next((name for name, layer in reversed(layers) if _sets(layer, path)), "")
+    message = detail["msg"].removeprefix("Value error, ")
+    return ": ".join(filter(None, (origin, ".".join(map(str, path)), message)))
+
+
+def _sets(layer: Any, path: Sequence[int | str]) -> bool:
+    for name in path:
+        if not isinstance(layer, dict) or name not in layer:
+            return False
+        layer = layer[name]
+    return True
