@@ -1,1 +1,82 @@
-"""shardgate: read shards through the gateway, transformed where the data is."""
+"""shardgate: read shards through the gateway, transformed where the data is.
+
+    >>> from shardgate import Client, WDTransform
+    >>> client = Client("http://127.0.0.1:51080")
+    >>> client.object_url("gcp://sharded-imagenet", "imagenet-train-000000.tar")
+    'http://127.0.0.1:51080/v1/objects/sharded-imagenet/imagenet-train-000000.tar?provider=gcp'
+
+What needs more than the base installation (plots, webdataset, the gateway) is imported when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from shardgate.client import Client, ObjectInfo
+from shardgate.errors import (
+    BadRequest,
+    Busy,
+    CaptureError,
+    Conflict,
+    EmbeddedGatewayError,
+    GatewayError,
+    GatewayUnreachable,
+    InvalidName,
+    MissingExtra,
+    NotFound,
+    ObjectChanged,
+    ShardgateError,
+    TemplateError,
+    TransferIncomplete,
+    TransformFailed,
+    Unauthorized,
+    UpstreamFailed,
+)
+from shardgate.transform import BytesTransform, WDTransform
+
+if TYPE_CHECKING:
+    from shardgate.embedded import embedded
+    from shardgate.viz import display_loader_images, display_shard_images
+    from shardgate.wds_opener import install_opener
+
+__all__ = [
+    "BadRequest",
+    "Busy",
+    "BytesTransform",
+    "CaptureError",
+    "Client",
+    "Conflict",
+    "EmbeddedGatewayError",
+    "GatewayError",
+    "GatewayUnreachable",
+    "InvalidName",
+    "MissingExtra",
+    "NotFound",
+    "ObjectChanged",
+    "ObjectInfo",
+    "ShardgateError",
+    "TemplateError",
+    "TransferIncomplete",
+    "TransformFailed",
+    "Unauthorized",
+    "UpstreamFailed",
+    "WDTransform",
+    "display_loader_images",
+    "display_shard_images",
+    "embedded",
+    "install_opener",
+]
+
+_LAZY = {
+    "display_loader_images": "shardgate.viz",
+    "display_shard_images": "shardgate.viz",
+    "embedded": "shardgate.embedded",
+    "install_opener": "shardgate.wds_opener",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

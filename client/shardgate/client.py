@@ -1,0 +1,295 @@
+"""The thin client: URLs for readers, and whole-object operations for people and scripts.
+
+A training loop needs only `object_url` and `expand_object_urls`, which talk to nobody: the URLs go to webdataset or any
+other HTTP reader. Everything else is one request each, or one transfer that verifies what it got (`download.py`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from urllib.parse import quote, urlencode
+
+from shardgate import braces, wire
+from shardgate.admin import CacheApi, TransformsApi
+from shardgate.download import CHUNK, ObjectReader
+from shardgate.errors import InvalidName
+from shardgate.transport import Transport
+from shardgate.urls import Bucket, ObjectName, object_path
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+    from typing import Self
+
+PROGRESS_SECONDS = 300.0
+Urls: TypeAlias = list[str]  # inside `Client`, `list` is the method
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What is known of an object.
+
+    Attributes:
+        name: Key within its bucket.
+        size: Bytes; None where the store does not say.
+        etag: Version identity, without quotes.
+        last_modified: Aware datetime, or None.
+        content_type: As the store has it; a listing does not say.
+    """
+
+    name: str
+    size: int | None
+    etag: str
+    last_modified: datetime | None = None
+    content_type: str | None = None
+
+
+class Client:
+    """A gateway, as its users see it. Cheap to make, safe to fork and to pickle.
+
+    Args:
+        endpoint: `http://host:port`; the default is $SHARDGATE_ENDPOINT, or port 51080 of this machine.
+        token: Bearer token; the default is $SHARDGATE_TOKEN, or none.
+        timeout: Seconds without any progress after which a request is given up.
+    """
+
+    def __init__(
+        self, endpoint: str | None = None, token: str | None = None, *, timeout: float = PROGRESS_SECONDS
+    ) -> None:
+        endpoint = endpoint or os.environ.get("SHARDGATE_ENDPOINT") or wire.DEFAULT_ENDPOINT
+        token = token or os.environ.get("SHARDGATE_TOKEN") or None
+        self._transport = Transport(endpoint, token, timeout)
+        self.transforms = TransformsApi(self._transport)
+        self.cache = CacheApi(self._transport)
+
+    @property
+    def endpoint(self) -> str:
+        return self._transport.endpoint
+
+    def __repr__(self) -> str:
+        return f"Client({self.endpoint!r})"
+
+    def __reduce__(self) -> tuple[Callable[..., Client], tuple[str, str | None]]:
+        return type(self), (self.endpoint, self._transport.token)
+
+    def object_url(
+        self,
+        bucket: str | Bucket,
+        object_name: str,
+        *,
+        provider: str | None = None,
+        transform_id: str | None = None,
+        args: str | dict[str, Any] | None = None,
+        seed: int | None = None,
+        epoch: int | None = None,
+        archpath: str | None = None,
+    ) -> str:
+        """URL of an object, raw or transformed, for any HTTP reader.
+
+        Args:
+            bucket: `"gcp://name"`, or a name with `provider` beside it.
+            object_name: Key in the bucket, as it is; it gets quoted here.
+            provider: Needed if `bucket` does not say.
+            transform_id: Id or name of a transform (`WDTransform(...).uuid`): the URL of its result.
+            args: Handed to the transform; a dict goes as JSON.
+            seed: Part of the randomness of a transform; 0 by default.
+            epoch: Part of the randomness of a transform; 0 by default.
+            archpath: Only this member of the tar.
+
+        Raises:
+            InvalidName: The bucket, provider or object name can't be used.
+        """
+        query = _query(transform_id, args, seed, epoch, archpath)
+        return self.endpoint + object_path(Bucket.parse(bucket, provider), object_name, query)
+
+    def expand_object_urls(
+        self,
+        bucket: str | Bucket,
+        *,
+        template: str,
+        provider: str | None = None,
+        transform_id: str | None = None,
+        args: str | dict[str, Any] | None = None,
+        seed: int | None = None,
+        epoch: int | None = None,
+        limit: int = braces.LIMIT,
+    ) -> Urls:
+        """URLs of all objects that a brace template names, like `"imagenet-val-{000000..000005}.tar"`.
+
+        The template is in bash's notation (ranges, steps, lists, nesting) and may name up to `limit` objects; the other
+        arguments are those of `object_url`.
+
+        Raises:
+            TemplateError: It expands to more than `limit` names.
+            InvalidName: As in `object_url`.
+        """
+        parsed, query = Bucket.parse(bucket, provider), _query(transform_id, args, seed, epoch, None)
+        return [self.endpoint + object_path(parsed, name, query) for name in braces.expand(template, limit=limit)]
+
+    def open(self, bucket: str | Bucket, object_name: str, **options: Any) -> ObjectReader:
+        """Stream an object; takes the options of `object_url`.
+
+        The reader verifies the end and survives broken connections.
+
+        Raises:
+            GatewayError, GatewayUnreachable: It can't be opened.
+        """
+        url = self.object_url(bucket, object_name, **options)
+        label = str(ObjectName(Bucket.parse(bucket, options.get("provider")), object_name))
+        return ObjectReader(self._transport, url, label)
+
+    def get(self, bucket: str | Bucket, object_name: str, **options: Any) -> bytes:
+        """Read an object whole; takes the options of `object_url`. Raises as `open`, and TransferIncomplete."""
+        with self.open(bucket, object_name, **options) as reader:
+            return reader.readall()
+
+    def download(
+        self,
+        bucket: str | Bucket,
+        object_name: str,
+        path: str | os.PathLike[str],
+        *,
+        progress: Callable[[int, int | None], None] | None = None,
+        **options: Any,
+    ) -> int:
+        """Write an object to a file and return its bytes; takes the options of `object_url`.
+
+        The file appears, or replaces an older one, only when it is whole. `progress` is called with the bytes so far
+        and the size, where that is known.
+        """
+        with self.open(bucket, object_name, **options) as reader, _replacing(Path(path)) as file:
+            while chunk := reader.read(CHUNK):
+                file.write(chunk)
+                if progress:
+                    progress(reader.position, reader.size)
+            return reader.position
+
+    def put(
+        self,
+        bucket: str | Bucket,
+        object_name: str,
+        data: bytes | str | os.PathLike[str] | BinaryIO,
+        *,
+        provider: str | None = None,
+        content_type: str = "application/octet-stream",
+    ) -> None:
+        """Store an object, whole or not at all.
+
+        `data` is the bytes, the path of a file, or a binary file open for reading. The content type is kept where the
+        store can.
+        """
+        target = object_path(Bucket.parse(bucket, provider), object_name, {})
+        with _opened(data) as file:
+            headers = {"Content-Type": content_type}
+            if (size := _remaining(file)) is not None:
+                headers["Content-Length"] = str(size)
+            self._transport.request("PUT", target, body=file, headers=headers).drain_conn()
+
+    def head(self, bucket: str | Bucket, object_name: str, **options: Any) -> ObjectInfo:
+        """Describe an object; takes the options of `object_url`."""
+        response = self._transport.request("HEAD", self.object_url(bucket, object_name, **options))
+        response.drain_conn()
+        headers = response.headers
+        length, modified = headers.get("Content-Length"), headers.get("Last-Modified")
+        return ObjectInfo(
+            name=object_name,
+            size=int(length) if length is not None else None,
+            etag=headers.get("ETag", "").removeprefix("W/").strip('"'),
+            last_modified=parsedate_to_datetime(modified) if modified else None,
+            content_type=headers.get("Content-Type"),
+        )
+
+    def list(self, bucket: str | Bucket, prefix: str = "", *, provider: str | None = None) -> Iterator[ObjectInfo]:
+        """All objects whose name starts with `prefix`, page by page as the iterator is read."""
+        parsed, token = Bucket.parse(bucket, provider), ""
+        while True:
+            query = {"provider": parsed.provider, "prefix": prefix} | ({"token": token} if token else {})
+            page = self._transport.json("GET", f"/v1/buckets/{quote(parsed.name, safe='')}?{urlencode(query)}")
+            for entry in page["objects"]:
+                modified = entry.get("last_modified")
+                yield ObjectInfo(
+                    entry["name"], entry["size"], entry["etag"], datetime.fromisoformat(modified) if modified else None
+                )
+            token = page.get("token")
+            if not token:
+                return
+
+    def delete(self, bucket: str | Bucket, object_name: str, *, provider: str | None = None) -> None:
+        """Remove an object. Raises NotFound where there is none."""
+        self._transport.request("DELETE", object_path(Bucket.parse(bucket, provider), object_name, {})).drain_conn()
+
+    def buckets(self) -> Any:
+        """The buckets that the gateway has, as it describes them."""
+        return self._transport.json("GET", "/v1/buckets")
+
+    def close(self) -> None:
+        """Close idle connections; the client can still be used."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _query(
+    transform_id: str | None,
+    args: str | dict[str, Any] | None,
+    seed: int | None,
+    epoch: int | None,
+    archpath: str | None,
+) -> dict[str, str]:
+    if transform_id is None and (args, seed, epoch) != (None, None, None):
+        raise InvalidName("args, seed and epoch belong to a transform", hint="pass transform_id as well")
+    text = json.dumps(args, sort_keys=True, separators=(",", ":")) if isinstance(args, dict) else args
+    query = {"transform_id": transform_id, "args": text, "seed": seed, "epoch": epoch, "archpath": archpath}
+    return {name: str(value) for name, value in query.items() if value is not None}
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file beside `path` that takes its place on success, and is gone on failure."""
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".part", delete=False) as file:
+        try:
+            yield file
+            file.close()
+            umask = os.umask(0)
+            os.umask(umask)
+            Path(file.name).chmod(0o666 & ~umask)
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _opened(data: bytes | str | os.PathLike[str] | BinaryIO) -> Iterator[BinaryIO]:
+    if isinstance(data, bytes):
+        yield io.BytesIO(data)
+    elif isinstance(data, (str, os.PathLike)):
+        with Path(data).open("rb") as file:
+            yield file
+    else:
+        yield data
+
+
+def _remaining(file: BinaryIO) -> int | None:
+    """Bytes from the file's position to its end; None for a pipe."""
+    if not file.seekable():
+        return None
+    here = file.tell()
+    end = file.seek(0, io.SEEK_END)
+    file.seek(here)
+    return end - here

@@ -1,0 +1,160 @@
+"""A body read to its last byte: verified, and continued when the connection breaks.
+
+A GET may break off in the middle: a gateway is restarted, a proxy gives up. The reader then asks for the rest, with
+`Range` and `If-Match`, so that bytes of two versions are never mixed. An answer with status 200 instead of 206 (a
+result that is computed anew) is taken only under the same strong ETag, which promises the same bytes, and its beginning
+is dropped. A body is whole if its Content-Length came, or the last chunk of a chunked one; anything else raises.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from urllib3.exceptions import HTTPError
+
+from shardgate.errors import Busy, Conflict, GatewayUnreachable, ObjectChanged, TransferIncomplete, UpstreamFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from urllib3 import BaseHTTPResponse
+
+    from shardgate.transport import Transport
+
+ATTEMPTS = 5
+"""Tries in a row that bring no byte, before a transfer is given up."""
+BACKOFF_SECONDS = 0.25
+"""Before the second try; doubles."""
+CHUNK = 1 << 20
+PASSING = (Busy, UpstreamFailed, GatewayUnreachable)
+"""Errors of a try to read on that another try may not meet."""
+
+
+class ObjectReader(io.RawIOBase):
+    """A readable stream of one version of an object.
+
+    Attributes:
+        size: Bytes, or None where the gateway can't know (a result that is being computed).
+        etag: Of the version being read, as in the header; empty without one.
+        position: Bytes handed out so far.
+    """
+
+    def __init__(
+        self, transport: Transport, target: str, label: str, *, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        super().__init__()
+        self._transport = transport
+        self._target = target
+        self._label = label
+        self._sleep = sleep
+        self._failures = 0
+        self.position = 0
+        self._response = self._first()
+        self.headers = self._response.headers
+        length = self.headers.get("Content-Length")
+        self.size = int(length) if length is not None else None
+        self.etag = self.headers.get("ETag", "")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        """Fill part of `buffer`; 0 is the verified end.
+
+        Raises:
+            TransferIncomplete: It broke off, and reading on failed.
+            ObjectChanged: It was overwritten meanwhile.
+        """
+        while True:
+            try:
+                count = self._response.readinto(buffer)
+            except (HTTPError, OSError) as error:
+                self._read_on(error)
+                continue
+            if count == 0 and self.size is not None and self.position != self.size:
+                self._read_on(TransferIncomplete(f"{self.position} of {self.size} bytes came"))
+                continue
+            self.position += count
+            self._failures = self._failures if count == 0 else 0
+            return count
+
+    def close(self) -> None:
+        """Give the connection up; it is only kept for reuse after the last byte."""
+        if not self.closed and hasattr(self, "_response"):
+            self._response.close()
+            self._response.release_conn()
+        super().close()
+
+    def _first(self) -> BaseHTTPResponse:
+        while True:
+            try:
+                return self._transport.request("GET", self._target)
+            except Busy as error:
+                self._wait(error)
+
+    def _read_on(self, cause: Exception) -> None:
+        """Replace the broken answer by one that begins at `position`."""
+        self._response.close()
+        if not self.etag or self.etag.startswith("W/"):
+            raise TransferIncomplete(
+                f"{self._label} broke off after {self.position} bytes ({cause}), and has no ETag to continue by"
+            ) from cause
+        while True:
+            self._wait(cause)
+            try:
+                self._response = self._rest()
+            except TransferIncomplete:
+                raise
+            except (*PASSING, HTTPError, OSError) as error:
+                cause = error
+            else:
+                return
+
+    def _rest(self) -> BaseHTTPResponse:
+        headers = {"If-Match": self.etag}
+        if self.position:
+            headers["Range"] = f"bytes={self.position}-"
+        try:
+            response = self._transport.request("GET", self._target, headers=headers)
+        except Conflict as error:
+            raise ObjectChanged(f"{self._label} was overwritten after {self.position} bytes were read") from error
+        if response.headers.get("ETag") != self.etag:
+            response.close()
+            raise ObjectChanged(f"{self._label} was overwritten after {self.position} bytes were read")
+        if response.status == HTTPStatus.PARTIAL_CONTENT:
+            self._check_range(response)
+        else:
+            self._drop(response)
+        return response
+
+    def _check_range(self, response: BaseHTTPResponse) -> None:
+        span = response.headers.get("Content-Range", "")
+        start, _, rest = span.removeprefix("bytes ").partition("-")
+        total = rest.rpartition("/")[2]
+        if start != str(self.position) or (self.size is not None and total not in ("*", str(self.size))):
+            response.close()
+            raise TransferIncomplete(f"{self._label}: asked for bytes from {self.position}, got {span!r}")
+
+    def _drop(self, response: BaseHTTPResponse) -> None:
+        left = self.position
+        while left:
+            chunk = response.read(min(left, CHUNK))
+            if not chunk:
+                raise TransferIncomplete(f"{self._label} is shorter than the {self.position} bytes already read")
+            left -= len(chunk)
+
+    def _wait(self, cause: Exception) -> None:
+        """Sleep before another try, or raise if there were enough of them."""
+        self._failures += 1
+        if self._failures >= ATTEMPTS:
+            if isinstance(cause, Busy):
+                raise cause
+            raise TransferIncomplete(
+                f"{self._label} broke off after {self.position} bytes, and {ATTEMPTS} tries brought no more: {cause}",
+                hint="the gateway's log, or `shardgate etl logs ID` for a transformed object, says why",
+            ) from cause
+        asked = cause.retry_after if isinstance(cause, Busy) else None
+        self._sleep(min(asked or BACKOFF_SECONDS * 2 ** (self._failures - 1), 30.0))

@@ -1,0 +1,137 @@
+"""Transforms as the user holds them: registered, started, and named by their `uuid`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from shardgate import wire
+from shardgate.capture import capture
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from shardgate.client import Client
+    from shardgate.urls import Bucket
+
+
+class Transform:
+    """A transform that the gateway knows and whose workers are ready. Use `WDTransform` or `BytesTransform`.
+
+    Attributes:
+        uuid: The transform's id, for `object_url(..., transform_id=)`: its name and the digest of its code.
+        name: Its name; in the gateway, the name means the code that was registered last under it.
+        manifest: What the gateway was told about it.
+    """
+
+    kind: ClassVar[wire.Kind]
+
+    def __init__(
+        self,
+        client: Client,
+        transform_func: Callable[..., Any],
+        transform_name: str,
+        decoder: str,
+        verbose: bool,
+        on_error: wire.OnError,
+        sample_timeout: float,
+        cache: wire.CachePolicy,
+        requirements: Iterable[str],
+    ) -> None:
+        self._client = client
+        self.manifest, package = capture(
+            transform_func,
+            name=transform_name,
+            kind=self.kind,
+            decoder=decoder,
+            on_error=on_error,
+            sample_timeout=sample_timeout,
+            extra_requirements=requirements,
+        )
+        self.name = self.manifest.name
+        self.uuid = wire.transform_id(self.name, package)
+        if verbose:
+            print("Initializing ETL...")
+        client.transforms.register(package, cache=cache)
+        client.transforms.start(self.uuid)
+        if verbose:
+            print(f"ETL {self.name} successfully initialized")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.uuid!r})"
+
+    def get(self, bucket: str | Bucket, object_name: str, **options: Any) -> bytes:
+        """The transformed object, whole; takes the options of `Client.object_url`."""
+        return self._client.get(bucket, object_name, transform_id=self.uuid, **options)
+
+    def logs(self, *, tail: int = 200) -> str:
+        """The last lines that its workers wrote."""
+        return self._client.transforms.logs(self.uuid, tail=tail)
+
+    def stats(self) -> dict[str, Any]:
+        """Samples, bytes and seconds by phase, summed over all requests."""
+        return self._client.transforms.stats(self.uuid)
+
+    def delete(self) -> None:
+        """Stop its workers and forget it."""
+        self._client.transforms.delete(self.uuid)
+
+
+class WDTransform(Transform):
+    """A function over the samples of WebDataset shards, that runs where the shards are.
+
+    Args:
+        client: The gateway.
+        transform_func: Maps a sample (a dict of decoded fields and `__key__`) to a sample, a list of them, or None to
+            leave it out. A class is instantiated once per worker and its `setup()` called, for models.
+        transform_name: Letters, digits and dashes; the function's own name by default.
+        wd_decoder: How fields are decoded before the call, as in `WebDataset.decode`; "" leaves them as bytes.
+        verbose: Print two lines about it.
+        on_error: What a failing sample does: "fail" ends the shard with an error, "skip" leaves the sample out, "warn"
+            leaves it out and logs it.
+        sample_timeout: Seconds that one sample may take; 0 is no limit.
+        cache: Whether results are kept: "never", "always", or "auto".
+        requirements: Distributions beside those that the function is found to import, like "torch==2.6.0".
+
+    Raises:
+        CaptureError: The function can't be sent, and what in it is to blame.
+        InvalidName: The name does not fit.
+        TransformFailed: Its workers could not start; the message holds what Python said there.
+        GatewayUnreachable: Nobody answers.
+    """
+
+    kind = "sample"
+
+    def __init__(
+        self,
+        client: Client,
+        transform_func: Callable[..., Any],
+        transform_name: str = "",
+        wd_decoder: str = "pil",
+        verbose: bool = False,
+        *,
+        on_error: wire.OnError = "fail",
+        sample_timeout: float = 0,
+        cache: wire.CachePolicy = "auto",
+        requirements: Iterable[str] = (),
+    ) -> None:
+        super().__init__(
+            client, transform_func, transform_name, wd_decoder, verbose, on_error, sample_timeout, cache, requirements
+        )
+
+
+class BytesTransform(Transform):
+    """A function from the bytes of an object to bytes; arguments and errors are those of `WDTransform`."""
+
+    kind = "bytes"
+
+    def __init__(
+        self,
+        client: Client,
+        transform_func: Callable[..., Any],
+        transform_name: str = "",
+        verbose: bool = False,
+        *,
+        cache: wire.CachePolicy = "auto",
+        requirements: Iterable[str] = (),
+    ) -> None:
+        super().__init__(client, transform_func, transform_name, "", verbose, "fail", 0, cache, requirements)

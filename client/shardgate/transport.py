@@ -1,0 +1,149 @@
+"""Requests to the gateway, over one urllib3 pool per process.
+
+A client may be carried into data-loader workers: by fork (a connection shared by two processes would mix their answers)
+or by pickle. So the pool belongs to the process that made it, and a forked child makes its own. Time limits cover
+connecting and lack of progress, never a whole body.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import urllib3
+from urllib3.exceptions import HTTPError
+
+from shardgate import wire
+from shardgate.errors import BY_CODE, BY_STATUS, GatewayError, GatewayUnreachable, InvalidName
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import BinaryIO
+
+    from urllib3 import BaseHTTPResponse
+
+CONNECT_SECONDS = 10.0
+MAX_ERROR_BYTES = 1 << 20
+
+
+class Transport:
+    """Sends requests; answers of 400 and above become exceptions.
+
+    Args:
+        endpoint: `http://host:port` of the gateway.
+        token: Bearer token, or None.
+        timeout: Seconds without any progress after which a request is given up.
+    """
+
+    def __init__(self, endpoint: str, token: str | None, timeout: float) -> None:
+        parts = urlsplit(endpoint)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise InvalidName(
+                f"endpoint {endpoint!r} is not an HTTP URL", hint=f"write it like {wire.DEFAULT_ENDPOINT}"
+            )
+        self.endpoint = endpoint.rstrip("/")
+        self.token = token
+        self.timeout = timeout
+        self._pool: urllib3.PoolManager | None = None
+        self._owner = 0
+
+    def request(
+        self,
+        method: str,
+        target: str,
+        *,
+        body: bytes | BinaryIO | Iterable[bytes] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> BaseHTTPResponse:
+        """Send, and return the answer with its body unread; the caller reads it all, or closes it.
+
+        Args:
+            method: HTTP method.
+            target: Path and query below the endpoint, or a whole URL.
+            body: What to send.
+            headers: More headers.
+
+        Raises:
+            GatewayUnreachable: No answer.
+            GatewayError: An answer of 400 or above, by its code.
+        """
+        url = self.endpoint + target if target.startswith("/") else target
+        authorization = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        try:
+            response = self._connections().request(
+                method,
+                url,
+                body=body,
+                headers={"Accept-Encoding": "identity", **authorization, **(headers or {})},
+                preload_content=False,
+                decode_content=False,
+            )
+        except HTTPError as error:
+            hint = f"is `shardgate serve` running at {self.endpoint}?"
+            raise GatewayUnreachable(f"no answer from {self.endpoint}: {_reason(error)}", hint=hint) from error
+        if response.status >= HTTPStatus.BAD_REQUEST:
+            raise error_from(response)
+        return response
+
+    def json(self, method: str, target: str, *, body: bytes | None = None) -> Any:
+        """Send, and decode the JSON answer; None where it is empty."""
+        text = self.read(method, target, body=body)
+        return json.loads(text) if text else None
+
+    def read(self, method: str, target: str, *, body: bytes | None = None) -> bytes:
+        """Send, and read the whole answer."""
+        response = self.request(method, target, body=body)
+        try:
+            return response.read()
+        except HTTPError as error:
+            raise GatewayUnreachable(f"the answer of {self.endpoint} broke off: {_reason(error)}") from error
+        finally:
+            response.release_conn()
+
+    def close(self) -> None:
+        """Close idle connections."""
+        if self._pool is not None and self._owner == os.getpid():
+            self._pool.clear()
+
+    def _connections(self) -> urllib3.PoolManager:
+        if self._pool is None or self._owner != os.getpid():
+            self._owner = os.getpid()
+            self._pool = urllib3.PoolManager(
+                timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, self.timeout), read=self.timeout),
+                # One more try covers a kept-alive connection that the gateway closed just now.
+                retries=urllib3.Retry(total=6, connect=1, read=1, redirect=5, status=0, other=0, backoff_factor=0.1),
+            )
+        return self._pool
+
+
+def error_from(response: BaseHTTPResponse) -> GatewayError:
+    """Read an error answer; one that is not ours (of a proxy, of HEAD) is judged by its status."""
+    try:
+        body = json.loads(response.read(MAX_ERROR_BYTES))
+    except (HTTPError, ValueError):
+        body = None
+    said = body if isinstance(body, dict) else {}
+    code = str(said.get("code", ""))
+    kind = BY_CODE.get(code) or BY_STATUS.get(response.status, GatewayError)
+    retry_after = response.headers.get("Retry-After", "")
+    response.release_conn()
+    return kind(
+        str(said.get("message") or f"HTTP status {response.status} {response.reason or ''}".strip()),
+        hint=str(said.get("hint", "")),
+        status=response.status,
+        code=code,
+        request_id=str(said.get("request_id") or response.headers.get(wire.REQUEST_ID_HEADER, "")),
+        retry_after=float(retry_after) if retry_after.isdecimal() else None,
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause, without urllib3's repr of pools and connections."""
+    inner = getattr(error, "reason", None)
+    if isinstance(inner, BaseException):
+        return _reason(inner)
+    cause = error.__cause__ or error.__context__
+    return str(cause if isinstance(cause, OSError) else error).rsplit(": ", 1)[-1]

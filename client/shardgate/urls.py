@@ -1,0 +1,108 @@
+"""Objects and their URLs, there and back.
+
+The difficulty is who reads the URL. webdataset first splits it at `::`, then replaces `${…}`, then expands braces, and
+hands the rest to `curl`, which expands `[]{}` once more and folds `..` segments. So every byte of a name except
+letters, digits and `/_.-~` is percent-encoded, and the slashes around a `.` or `..` segment are, too: then no reader
+sees anything in the URL that it could act upon.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+from shardgate import providers
+from shardgate.errors import InvalidName
+
+OBJECTS = "/v1/objects/"
+DOTS = (".", "..")
+
+
+class Bucket(NamedTuple):
+    """A bucket: canonical provider ("gcp", "aws", "az", "http", "file", "mem") and name."""
+
+    provider: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.provider}://{self.name}"
+
+    @classmethod
+    def parse(cls, bucket: str | Bucket, provider: str | None = None) -> Bucket:
+        """Read `"gcp://name"`, or a name with its provider beside it.
+
+        Raises:
+            InvalidName: No provider, an unknown one, two that differ, or no proper bucket name.
+        """
+        if isinstance(bucket, Bucket):
+            return bucket
+        try:
+            own = providers.canonical(provider) if provider else None
+            if "://" in bucket:
+                bucket = cls(*providers.split_bucket(bucket))
+            elif own and bucket and "/" not in bucket:
+                bucket = cls(own, bucket)
+        except ValueError as error:
+            raise InvalidName(str(error)) from error
+        if isinstance(bucket, str):
+            raise InvalidName(f"bucket {bucket!r} has no provider", hint='write "gcp://name", or pass provider="gcp"')
+        if own and own != bucket.provider:
+            raise InvalidName(f"bucket {bucket} and provider {provider!r} contradict each other")
+        return bucket
+
+
+class ObjectName(NamedTuple):
+    """A bucket and a key (or a prefix of keys, which may be empty)."""
+
+    bucket: Bucket
+    key: str
+
+    @classmethod
+    def parse(cls, text: str) -> ObjectName:
+        """Read `provider://bucket/key`; the key is everything behind the slash, unquoted."""
+        scheme, separator, rest = text.partition("://")
+        if not separator:
+            raise InvalidName(f"{text!r} has no provider", hint="objects are written like gcp://bucket/key")
+        name, _, key = rest.partition("/")
+        return cls(Bucket.parse(f"{scheme}://{name}"), key)
+
+    def __str__(self) -> str:
+        return f"{self.bucket}/{self.key}"
+
+
+def quote_key(key: str) -> str:
+    """Quote an object name for the path of a URL, so that every HTTP reader delivers it as it is.
+
+    Raises:
+        InvalidName: The name is empty, or `.` or `..`, which readers fold away however they are quoted.
+    """
+    if not key or key in DOTS:
+        raise InvalidName(f"{key!r} can't be an object name")
+    head, *rest = key.split("/")
+    quoted, before = quote(head, safe=""), head
+    for segment in rest:
+        separator = "%2F" if before in DOTS or segment in DOTS else "/"
+        quoted += separator + quote(segment, safe="")
+        before = segment
+    return quoted
+
+
+def object_path(bucket: Bucket, key: str, query: dict[str, str]) -> str:
+    """Path and query of an object; `provider` comes first among the query's parameters."""
+    parameters = urlencode({"provider": bucket.provider, **query}, quote_via=quote, safe="")
+    return f"{OBJECTS}{quote(bucket.name, safe='')}/{quote_key(key)}?{parameters}"
+
+
+def parse_object_url(url: str) -> tuple[ObjectName, dict[str, str]]:
+    """Undo `object_path`: the object, and the other query parameters.
+
+    Raises:
+        InvalidName: Not the URL of an object.
+    """
+    parts = urlsplit(url)
+    _, found, rest = parts.path.partition(OBJECTS)
+    name, slash, key = rest.partition("/")
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if not (found and name and slash and key and "provider" in query):
+        raise InvalidName(f"{url!r} is not the URL of an object")
+    return ObjectName(Bucket(query.pop("provider"), unquote(name)), unquote(key)), query
