@@ -75,11 +75,15 @@ class Client:
     def endpoint(self) -> str:
         return self._transport.endpoint
 
+    @property
+    def token(self) -> str | None:
+        return self._transport.token
+
     def __repr__(self) -> str:
         return f"Client({self.endpoint!r})"
 
     def __reduce__(self) -> tuple[Callable[..., Client], tuple[str, str | None]]:
-        return type(self), (self.endpoint, self._transport.token)
+        return type(self), (self.endpoint, self.token)
 
     def object_url(
         self,

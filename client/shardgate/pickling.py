@@ -113,7 +113,6 @@ class StablePickler(_PythonPickler):  # type: ignore[misc]
     """
 
     dispatch_table = cloudpickle.Pickler.dispatch_table
-    _dynamic_function_reduce = cloudpickle.Pickler._dynamic_function_reduce  # noqa: SLF001
 
     def __init__(self, file: io.BytesIO, wanted: frozenset[str]) -> None:
         super().__init__(file, PROTOCOL)
@@ -130,9 +129,9 @@ class StablePickler(_PythonPickler):  # type: ignore[misc]
             self.dump(obj)
         except CaptureError:
             raise
-        except RecursionError as error:
+        except RecursionError:
             raise CaptureError(f"{describe(self._trail[:8])} … is nested too deeply to be sent") from None
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a user's __reduce__ may raise anything
             raise unpicklable(self._trail, error) from None  # its traceback is forty frames of pickle
 
     def save(self, obj: Any, save_persistent_id: bool = True) -> None:
@@ -196,6 +195,12 @@ class StablePickler(_PythonPickler):  # type: ignore[misc]
         self.filtered = True
         wanted = {n: v for n, v in vars(module).items() if n in self._wanted and n not in MACHINE_NAMES}
         return types.ModuleType, (module.__name__,), {name: wanted[name] for name in sorted(wanted)}
+
+    def _dynamic_function_reduce(self, function: types.FunctionType) -> tuple[Any, ...]:
+        """As cloudpickle's, with submodules in the order of their names, not in that of their import."""
+        reduced: tuple[Any, ...] = cloudpickle.Pickler._dynamic_function_reduce(self, function)  # noqa: SLF001
+        reduced[2][1]["_cloudpickle_submodules"].sort(key=lambda module: module.__name__)
+        return reduced
 
     def _function_getnewargs(self, function: types.FunctionType) -> tuple[Any, ...]:
         """As cloudpickle's, without the paths of this machine in code and globals."""
