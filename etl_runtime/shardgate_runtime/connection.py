@@ -1,0 +1,153 @@
+"""One conversation with the gateway: a job comes, frames go, and now and then an ACK tells how far the gateway is.
+
+The socket is blocking, for a worker has nothing else to do than its job. Between samples `poll` looks, without waiting,
+whether the gateway is still there; so a reader that leaves frees its worker within a sample.
+
+After END or FAIL the worker does not close first. Closing with an unread ACK in the socket would reset the connection
+and could destroy frames that the gateway has not read yet; so the gateway closes, and `linger` waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from shardgate import wire
+from shardgate_runtime.failures import ReaderLeft
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+JOB_SECONDS = 10.0
+"""For a gateway that has connected to say what it wants."""
+LINGER_SECONDS = 5.0
+"""For a gateway that has got END to close the connection."""
+RECEIVE_BYTES = 64 << 10
+MAX_FDS = 4
+
+
+class Connection:
+    """Frames in both directions.
+
+    Attributes:
+        acked: Bytes that the gateway has consumed since the start of the connection.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._received = bytearray()
+        self.acked = 0
+        self.local = sock.family == socket.AF_UNIX
+        if not self.local:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def receive_job(self) -> tuple[wire.Job, int | None]:
+        """The job, and the file descriptor that came with it.
+
+        Raises:
+            ReaderLeft: The gateway left, or did not send a job in time.
+        """
+        fds: list[int] = []
+        self._socket.settimeout(JOB_SECONDS)
+        try:
+            while (frame := self._next_frame()) is None:
+                fds += self._receive_with_fds()
+            kind, payload = frame
+            if kind != wire.FrameType.JOB:
+                raise ReaderLeft(f"frame {kind} came instead of a job")
+            self._socket.settimeout(None)
+            return wire.Job.unpack(payload), (fds.pop(0) if fds else None)
+        except OSError as error:
+            raise ReaderLeft(str(error)) from error
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def send(self, kind: wire.FrameType, *parts: bytes | memoryview, fds: Sequence[int] = ()) -> None:
+        """Send one frame, waiting for as long as the gateway takes no more."""
+        head = wire.FRAME.pack(kind, sum(len(part) for part in parts))
+        try:
+            if fds:
+                data = b"".join((head, *parts))
+                sent = socket.send_fds(self._socket, [data], list(fds))
+                self._socket.sendall(data[sent:])
+            elif sum(len(part) for part in parts) < RECEIVE_BYTES:
+                self._socket.sendall(b"".join((head, *parts)))
+            else:
+                self._socket.sendall(head)
+                for part in parts:
+                    self._socket.sendall(part)
+        except OSError as error:
+            raise ReaderLeft(str(error)) from error
+
+    def poll(self) -> None:
+        """Take the ACKs that are there, without waiting.
+
+        Raises:
+            ReaderLeft: The gateway closed the connection.
+        """
+        try:
+            data = self._socket.recv(RECEIVE_BYTES, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise ReaderLeft(str(error)) from error
+        self._take(data)
+
+    def wait(self) -> None:
+        """Wait for an ACK.
+
+        Raises:
+            ReaderLeft: The gateway closed the connection.
+        """
+        try:
+            data = self._socket.recv(RECEIVE_BYTES)
+        except OSError as error:
+            raise ReaderLeft(str(error)) from error
+        self._take(data)
+
+    def linger(self) -> None:
+        """Wait until the gateway closes the connection, which says that it has read everything; not forever."""
+        deadline = time.monotonic() + LINGER_SECONDS
+        try:
+            while (left := deadline - time.monotonic()) > 0:
+                self._socket.settimeout(left)
+                self.wait()
+        except ReaderLeft:
+            return
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _take(self, data: bytes) -> None:
+        if not data:
+            raise ReaderLeft("the gateway closed the connection")
+        self._received += data
+        while (frame := self._next_frame()) is not None:
+            kind, payload = frame
+            if kind != wire.FrameType.ACK:
+                raise ReaderLeft(f"frame {kind} came instead of an ACK")
+            (self.acked,) = wire.ACK.unpack(payload)
+
+    def _next_frame(self) -> tuple[int, bytes] | None:
+        if len(self._received) < wire.FRAME.size:
+            return None
+        kind, length = wire.FRAME.unpack_from(self._received)
+        if length > wire.MAX_FRAME:
+            raise ReaderLeft(f"a frame of {length} bytes is announced")
+        end = wire.FRAME.size + length
+        if len(self._received) < end:
+            return None
+        payload = bytes(self._received[wire.FRAME.size : end])
+        del self._received[:end]
+        return kind, payload
+
+    def _receive_with_fds(self) -> list[int]:
+        data, fds, _, _ = socket.recv_fds(self._socket, RECEIVE_BYTES, MAX_FDS)
+        if not data:
+            raise ReaderLeft("the gateway closed the connection")
+        self._received += data
+        return fds

@@ -1,0 +1,221 @@
+"""The raw shard as a sequence of bytes, from a local file or from a URL.
+
+A worker on the gateway's machine gets an open file descriptor and reads with `pread`: payloads straight into the bytes
+object that user code gets, small reads through a small buffer. Elsewhere it pulls the shard through HTTP; then the
+length is verified, and a lost connection is continued by range with `If-Match`, so that no byte of another version
+and no short body can pass for the shard.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import time
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from http import HTTPStatus
+from urllib.parse import urlsplit
+
+from shardgate_runtime.failures import JobFailed, describe, input_unavailable
+
+BUFFER_BYTES = 16 << 10
+"""Bytes per read of headers and small members; larger members are read by themselves."""
+SKIP_BYTES = 1 << 20
+PROGRESS_TIMEOUT = 60.0
+"""Seconds without a byte after which a connection counts as lost."""
+BACKOFF = (0.1, 0.4, 1.6, 4.0)
+"""Seconds before each new connection; progress starts the row anew."""
+
+
+class Input(ABC):
+    """Sequential bytes of one shard.
+
+    Attributes:
+        position: Offset in the shard of the next byte that `read` returns.
+        size: Bytes of the shard, None while that is unknown.
+    """
+
+    position: int
+    size: int | None
+
+    @abstractmethod
+    def read(self, count: int) -> bytes:
+        """Return `count` bytes; fewer only if the shard ends here."""
+
+    @abstractmethod
+    def skip_to(self, position: int) -> bool:
+        """Go forward. False if the shard ends before `position`."""
+
+    def close(self) -> None:
+        """Free what `read` needs. Idempotent."""
+
+    def read_all(self, limit: int) -> bytes:
+        """The rest of the shard.
+
+        Raises:
+            ValueError: It is longer than `limit`.
+        """
+        if self.size is not None and self.size - self.position > limit:
+            raise ValueError(f"the object has {self.size} bytes, more than the {limit} that fit a bytes transform")
+        data = self.read(limit + 1 if self.size is None else self.size - self.position)
+        if len(data) > limit:
+            raise ValueError(f"the object has more than the {limit} bytes that fit a bytes transform")
+        return data
+
+
+class FileInput(Input):
+    """A shard that lies in a part of an open file. Owns the descriptor."""
+
+    def __init__(self, fd: int, offset: int, size: int, start: int) -> None:
+        self._fd = fd
+        self._offset = offset
+        self._buffer = b""
+        self._buffer_at = start
+        self.size: int = size
+        self.position = start
+        os.posix_fadvise(fd, offset + start, size - start, os.POSIX_FADV_SEQUENTIAL)
+
+    def read(self, count: int) -> bytes:
+        start = self.position - self._buffer_at
+        stop = start + count
+        if start >= 0 and stop <= len(self._buffer):
+            data = self._buffer[start:stop]
+        elif count >= BUFFER_BYTES:
+            data = self._pread(count)
+        else:
+            self._buffer = self._pread(BUFFER_BYTES)
+            self._buffer_at = self.position
+            data = self._buffer[:count]
+        self.position += len(data)
+        return data
+
+    def skip_to(self, position: int) -> bool:
+        self.position = min(position, self.size)
+        return position <= self.size
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _pread(self, count: int) -> bytes:
+        count = min(count, self.size - self.position)
+        at = self._offset + self.position
+        data = os.pread(self._fd, count, at)
+        while len(data) < count:  # a signal, or a file that is shorter than we were told
+            more = os.pread(self._fd, count - len(data), at + len(data))
+            if not more:
+                raise input_unavailable(
+                    f"the local copy of the shard ends at byte {self.position + len(data)} of {self.size}"
+                )
+            data += more
+        return data
+
+
+class HttpInput(Input):
+    """A shard that is pulled from a gateway, from byte `start` on."""
+
+    def __init__(self, url: str, token: str, etag: str, start: int) -> None:
+        self._url = url
+        self._headers = {"Accept-Encoding": "identity"}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+        if etag:
+            self._headers["If-Match"] = f'"{etag}"'
+        self._connection: http.client.HTTPConnection | None = None
+        self._response: http.client.HTTPResponse | None = None
+        self._failures = 0
+        self.size: int | None = None
+        self.position = start
+
+    def read(self, count: int) -> bytes:
+        data = self._read_some(count)
+        if len(data) == count or not data:
+            return data
+        parts = [data]
+        missing = count - len(data)
+        while missing and (data := self._read_some(missing)):
+            parts.append(data)
+            missing -= len(data)
+        return b"".join(parts)
+
+    def skip_to(self, position: int) -> bool:
+        while self.position < position:
+            if not self._read_some(min(position - self.position, SKIP_BYTES)):
+                return False
+        return True
+
+    def close(self) -> None:
+        if self._response is not None:
+            self._response.close()
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = self._response = None
+
+    def _read_some(self, count: int) -> bytes:
+        """At least one byte, or none at the verified end of the shard."""
+        while self.position != self.size:
+            try:
+                response = self._response or self._connect()
+                data = response.read(count)
+            except (OSError, http.client.HTTPException) as error:
+                self._lost(describe(error))
+                continue
+            if data:
+                self.position += len(data)
+                self._failures = 0
+                return data
+            if self.size is None:  # a chunked body, and its last chunk has come
+                self.size = self.position
+            elif self.position < self.size:
+                self._lost(f"the connection closed at byte {self.position} of {self.size}")
+        return b""
+
+    def _lost(self, reason: str) -> None:
+        self.close()
+        if self._failures == len(BACKOFF):
+            raise input_unavailable(
+                f"reading {self._url} from byte {self.position} failed {self._failures + 1} times: {reason}"
+            )
+        time.sleep(BACKOFF[self._failures])
+        self._failures += 1
+
+    def _connect(self) -> http.client.HTTPResponse:
+        url = urlsplit(self._url)
+        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+        self._connection = kind(url.hostname or "", url.port, timeout=PROGRESS_TIMEOUT)
+        headers = self._headers | ({"Range": f"bytes={self.position}-"} if self.position else {})
+        self._connection.request("GET", url._replace(scheme="", netloc="").geturl(), headers=headers)
+        response = self._connection.getresponse()
+        self._check(response)
+        self._response = response
+        return response
+
+    def _check(self, response: http.client.HTTPResponse) -> None:
+        total = _total(response.headers.get("Content-Range", ""))
+        if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and total == self.position:
+            self.size = total  # exactly at the end; the body of the error is never read as the shard's
+            return
+        expected = HTTPStatus.PARTIAL_CONTENT if self.position else HTTPStatus.OK
+        if response.status != expected:
+            raise self._refused(response)
+        if self.position:
+            if not response.headers.get("Content-Range", "").startswith(f"bytes {self.position}-"):
+                raise input_unavailable(f"{self._url} answered another range than asked for, from byte {self.position}")
+        elif response.length is not None:
+            total = response.length
+        if self.size is not None and total is not None and total != self.size:
+            raise input_unavailable(f"{self._url} changed its size from {self.size} to {total} bytes")
+        self.size = total if total is not None else self.size
+
+    def _refused(self, response: http.client.HTTPResponse) -> JobFailed:
+        text = response.read(4096).decode("utf-8", "replace")
+        with suppress(ValueError, TypeError, KeyError):  # ours are JSON; another server's may be anything
+            text = json.loads(text)["message"]
+        return input_unavailable(f"{self._url} answered {response.status} from byte {self.position}: {text}")
+
+
+def _total(content_range: str) -> int | None:
+    total = content_range.rpartition("/")[2]
+    return int(total) if total.isascii() and total.isdigit() else None

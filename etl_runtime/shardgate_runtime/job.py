@@ -1,0 +1,198 @@
+"""One job: a shard, or the rest of one, from its input to END or FAIL.
+
+Everything is pulled by a single loop, one sample at a time, so memory is bounded by the largest sample and the ring,
+whatever the size of the shard; a slow reader stops the loop through the full ring or socket.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from shardgate import wire
+from shardgate_runtime.failures import JobFailed, SampleFailed
+from shardgate_runtime.inputs import FileInput, HttpInput, Input
+from shardgate_runtime.output import Output
+from shardgate_runtime.samples import Clock, SampleProcessor
+from shardgate_runtime.seeds import Seeds
+from shardgate_runtime.tar_reader import MAX_SAMPLE, RawSample, read_samples
+from shardgate_runtime.tar_writer import end_of_archive
+
+if TYPE_CHECKING:
+    from shardgate_runtime.outlet import Outlet
+    from shardgate_runtime.package import Package, TransformFunction
+    from shardgate_runtime.scoreboard import Slot
+    from shardgate_runtime.tar_writer import Piece
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class JobRun:
+    """What belongs together while one job runs.
+
+    Attributes:
+        exhausted: Memory ran out on the way; the process had better be replaced afterwards.
+    """
+
+    job: wire.Job
+    package: Package
+    function: TransformFunction
+    slot: Slot
+    outlet: Outlet
+    source: Input
+    exhausted: bool = False
+
+    def __post_init__(self) -> None:
+        job = self.job
+        self.label = f"{job.bucket}/{job.key}"
+        self.stats = wire.Stats()
+        self._connection = self.outlet.connection
+        self._clock = Clock(self.slot, self.package.manifest.sample_timeout)
+        start = wire.Checkpoint(job.sample, job.input)
+        self._output = Output(self.outlet, start, skip=job.skip, careful=job.careful)
+
+    def run(self) -> None:
+        """Send the output, then END or FAIL.
+
+        Raises:
+            ReaderLeft: The gateway went away.
+        """
+        begin = self.source.position
+        try:
+            if self.package.manifest.kind == "bytes":
+                self._run_bytes()
+            else:
+                self._run_samples()
+            self._output.flush()
+            failure = None
+        except JobFailed as error:
+            failure = error.failure
+        except MemoryError:
+            self.exhausted = True
+            failure = wire.Failure(
+                "input_invalid", f"a sample of {self.label} does not fit the worker's memory", "raise etl.memory_bytes"
+            )
+        self.stats.bytes_in = self.source.position - begin
+        self.stats.bytes_out = self.outlet.written
+        self._finish(failure)
+
+    def _finish(self, failure: wire.Failure | None) -> None:
+        stats = asdict(self.stats)
+        if failure is None:
+            self._connection.send(wire.FrameType.END, msgpack.packb(stats))
+            return
+        log.error("%s: %s", self.job.request_id, failure.message)
+        self._output.flush()
+        self._connection.send(wire.FrameType.FAIL, replace(failure, stats=stats).pack())
+
+    def _run_samples(self) -> None:
+        job, stats, output = self.job, self.stats, self._output
+        seeds = Seeds(job)
+        processor = SampleProcessor(self.package.manifest, self.function, job.args, seeds, self._clock, stats)
+        index, end = job.sample, job.input
+        for raw in self._timed(read_samples(self.source, self.label, index)):
+            self._connection.poll()
+            stats.samples_in += 1
+            index, end = raw.index + 1, raw.end
+            try:
+                pieces, count = self._process(processor, raw)
+            except SampleFailed as error:
+                self._sample_failed(raw, error)
+                pieces, count = [], 0
+            stats.samples_out += count
+            stats.samples_skipped += not count
+            output.write(pieces)
+            output.end_sample(wire.Checkpoint(index, end))
+            del raw, pieces  # or they would live until the next sample is read
+        output.write([end_of_archive(job.output + output.total)])
+
+    def _process(self, processor: SampleProcessor, raw: RawSample) -> tuple[list[Piece], int]:
+        if raw.index in self.job.poison:
+            raise SampleFailed(self.job.poison[raw.index], "the sample killed its worker; see the transform's log")
+        if raw.problem:
+            raise SampleFailed(raw.problem, "the raw shard is damaged there", code="input_invalid")
+        return processor.process(raw)
+
+    def _sample_failed(self, raw: RawSample, error: SampleFailed) -> None:
+        """Apply the transform's error policy."""
+        self.exhausted |= error.exhausted
+        message = f'{error.message} (sample {raw.index}, "{raw.key}", of {self.label})'
+        if self.package.manifest.on_error == "fail":
+            raise JobFailed(
+                wire.Failure(error.code, message, error.hint, raw.index, raw.key, error.traceback)
+            ) from None
+        if self.package.manifest.on_error == "warn":
+            log.warning("%s: left out: %s\n%s", self.job.request_id, message, error.traceback)
+        else:
+            log.info("%s: left out: %s", self.job.request_id, message)
+
+    def _timed(self, samples: Iterator[RawSample]) -> Iterator[RawSample]:
+        """Count the time that reading takes."""
+        while True:
+            start = time.perf_counter()
+            raw = next(samples, None)
+            self.stats.fetch_seconds += time.perf_counter() - start
+            if raw is None:
+                return
+            yield raw
+            del raw
+
+    def _run_bytes(self) -> None:
+        """The whole object through the function. It can't be left out of its own response, so every failure is final."""
+        start = time.perf_counter()
+        try:
+            data = self.source.read_all(MAX_SAMPLE)
+        except ValueError as error:
+            raise JobFailed(wire.Failure("input_invalid", f"{self.label}: {error}", "use a sample transform")) from None
+        self.stats.fetch_seconds += time.perf_counter() - start
+        self.stats.samples_in = 1
+        try:
+            for chunk in self._call_bytes(data):
+                self._connection.poll()
+                self._output.write([chunk])
+        except SampleFailed as error:
+            message = f"{error.message} (in {self.label})"
+            raise JobFailed(wire.Failure(error.code, message, error.hint, 0, self.job.key, error.traceback)) from None
+        self.stats.samples_out = 1
+
+    def _call_bytes(self, data: bytes) -> Iterator[memoryview]:
+        """The function's result, which is bytes or an iterator of bytes; each step has the time limit."""
+        Seeds(self.job).apply(0)
+        result = self._step(lambda: self.function(data, self.job.args))
+        if isinstance(result, (bytes, bytearray, memoryview)):
+            yield memoryview(result).cast("B")
+            return
+        if not isinstance(result, Iterator):
+            raise SampleFailed(f"the function returned a {type(result).__name__}", "return bytes, or yield them")
+        while (chunk := self._step(lambda: next(result, None))) is not None:
+            if not isinstance(chunk, (bytes, bytearray, memoryview)):
+                raise SampleFailed(f"the function yielded a {type(chunk).__name__}", "yield bytes")
+            yield memoryview(chunk).cast("B")
+
+    def _step(self, call: Callable[[], Any]) -> Any:
+        if 0 in self.job.poison:
+            raise SampleFailed(self.job.poison[0], "the object killed its worker; see the transform's log")
+        start = time.perf_counter()
+        with self._clock.sample(0, self.job.key):
+            result = call()
+        self.stats.function_seconds += time.perf_counter() - start
+        return result
+
+
+def open_input(job: wire.Job, fd: int | None) -> Input:
+    """The job's raw shard, from where it continues.
+
+    Raises:
+        JobFailed: The job names none.
+    """
+    if fd is not None:
+        return FileInput(fd, job.input_offset, job.input_size, job.input)
+    if not job.url:
+        raise JobFailed(wire.Failure("internal", "the job came without an input: neither a file descriptor nor a URL"))
+    return HttpInput(job.url, job.token, job.etag, job.input)

@@ -1,0 +1,123 @@
+"""Where output bytes are put for the gateway: a shared-memory ring on one machine, frames of bytes elsewhere.
+
+Both are written the same way: `window` is memory that continues what was written and not yet announced; when it is
+empty, everything must be announced before there is room again.
+
+The ring is a memfd that comes to the gateway with HELLO. A byte's place is its number, counted from the start of the
+connection, modulo the size of the ring; so an ACK, which counts consumed bytes, says without further ado what may be
+overwritten. A connection starts with an empty ring. If it ends before the gateway has consumed everything, the gateway
+may still be sending from the memory; then that memfd is left to the gateway, and the next job gets a new one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from shardgate import wire
+
+if TYPE_CHECKING:
+    from shardgate_runtime.connection import Connection
+
+DATA_BYTES = 1 << 20
+"""Payload of the largest DATA frame."""
+
+
+class Outlet(ABC):
+    """Memory for output, and the way to tell the gateway of it.
+
+    Attributes:
+        capacity: Bytes that it holds. written: bytes written so far. announced: how many of them the gateway knows of.
+    """
+
+    def __init__(self, connection: Connection, capacity: int) -> None:
+        self.connection = connection
+        self.capacity = capacity
+        self.written = 0
+        self.announced = 0
+
+    @property
+    @abstractmethod
+    def room(self) -> int:
+        """Bytes that can be written before something has to be announced or awaited."""
+
+    @abstractmethod
+    def window(self) -> memoryview:
+        """Room right behind the unannounced bytes; empty if these have to be announced first."""
+
+    @abstractmethod
+    def announce(self, end: int, checkpoint: wire.Checkpoint) -> None:
+        """Tell the gateway of the bytes up to number `end`; of none, if there are none, which still tells the checkpoint."""
+
+    def wait(self) -> None:
+        """Wait for the gateway to consume something. Everything written must be announced, or it would be forever."""
+        self.connection.wait()
+
+
+class DataOutlet(Outlet):
+    """Bytes in DATA frames; the socket's buffers are what limits those on their way."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection, DATA_BYTES)
+        self._buffer = memoryview(bytearray(DATA_BYTES))
+        self._first = 0
+        """Number of the buffer's first byte."""
+
+    @property
+    def room(self) -> int:
+        return self.capacity - (self.written - self._first)
+
+    def window(self) -> memoryview:
+        return self._buffer[self.written - self._first :]
+
+    def announce(self, end: int, checkpoint: wire.Checkpoint) -> None:
+        data = self._buffer[self.announced - self._first : end - self._first]
+        self.connection.send(wire.FrameType.DATA, wire.CHECKPOINT.pack(*checkpoint), data)
+        self.announced = end
+        if end == self.written:
+            self._first = end
+
+
+class Ring:
+    """Shared memory between one worker and the gateway."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.fd = os.memfd_create("shardgate-ring", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self.fd, size)
+        # The gateway maps it, and must not be killed by SIGBUS because someone here made it shorter.
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        self._mapping = mmap.mmap(self.fd, size)
+        self.memory = memoryview(self._mapping)
+
+    def close(self) -> None:
+        """Leave the memory to those who still map it."""
+        self.memory.release()
+        self._mapping.close()
+        os.close(self.fd)
+
+
+class RingOutlet(Outlet):
+    """Bytes in a ring, announced by SPAN frames."""
+
+    def __init__(self, connection: Connection, ring: Ring) -> None:
+        super().__init__(connection, ring.size)
+        self.ring = ring
+
+    @property
+    def room(self) -> int:
+        return self.capacity - (self.written - self.connection.acked)
+
+    def window(self) -> memoryview:
+        place = self.written % self.capacity
+        if place == 0 and self.written > self.announced:
+            return self.ring.memory[:0]  # spans are contiguous, so one ends where the ring does
+        return self.ring.memory[place : min(place + self.room, self.capacity)]
+
+    def announce(self, end: int, checkpoint: wire.Checkpoint) -> None:
+        span = wire.SPAN.pack(self.announced % self.capacity, end - self.announced)
+        self.connection.send(wire.FrameType.SPAN, wire.CHECKPOINT.pack(*checkpoint), span)
+        self.announced = end

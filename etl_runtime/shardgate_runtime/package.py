@@ -1,0 +1,130 @@
+"""The user's code: checked, loaded once, and ready to be called.
+
+Loading happens in the parent, before it forks, so every worker shares the imported modules. A class is instantiated,
+and `setup()` called, in each worker: models, CUDA contexts and open files do not survive a fork.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+from packaging.requirements import InvalidRequirement, Requirement
+
+from shardgate import wire
+from shardgate_runtime.failures import StartupError, describe, user_traceback
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+TransformFunction = Callable[[Any, str], Any]
+"""Called with a sample dict or bytes, and the request's `args`."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A loaded transform."""
+
+    id: str
+    manifest: wire.Manifest
+    target: Any
+
+    def instantiate(self) -> TransformFunction:
+        """The function to call, with `setup()` done.
+
+        Raises:
+            StartupError: User code failed, or the result can't be called.
+        """
+        try:
+            target = self.target() if isinstance(self.target, type) else self.target
+            setup = getattr(target, "setup", None)
+            if callable(setup):
+                setup()
+        except BaseException as error:
+            raise _user_error(f"setting up {self.manifest.entry or self.manifest.name} failed", error) from error
+        if not callable(target):
+            raise StartupError(
+                f"{self.manifest.entry or self.manifest.name} can't be called",
+                "give the class a __call__(self, sample) method",
+            )
+        return _with_args(target)
+
+
+def load_package(path: Path, transform_id: str) -> Package:
+    """Read, check and unpickle.
+
+    Raises:
+        StartupError: The file is not that transform, this Python can't run it, or its import fails.
+    """
+    try:
+        data = path.read_bytes()
+        manifest, function = wire.unpack_package(data)
+    except (OSError, ValueError) as error:
+        raise StartupError(f"the package can't be read: {error}") from error
+    actual = wire.transform_id(manifest.name, data)
+    if actual != transform_id:
+        raise StartupError(f"the package is {actual}, not {transform_id}", "register the transform again")
+    _check_python(manifest.python)
+    _check_requirements(manifest.requirements)
+    try:
+        target = cloudpickle.loads(function)
+    except BaseException as error:
+        raise _user_error("loading the function failed", error) from error
+    return Package(transform_id, manifest, target)
+
+
+def _check_python(wanted: str) -> None:
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if wanted and wanted != running:
+        raise StartupError(
+            f"the function was pickled by Python {wanted}, but the workers run Python {running}",
+            f"register it from Python {running}, or run the workers with Python {wanted} (setting etl.python)",
+        )
+
+
+def _check_requirements(requirements: tuple[str, ...]) -> None:
+    missing = []
+    for text in requirements:
+        try:
+            requirement = Requirement(text)
+            installed = metadata.version(requirement.name)
+        except InvalidRequirement as error:
+            raise StartupError(f"the package has a malformed requirement: {error}") from error
+        except metadata.PackageNotFoundError:
+            missing.append(text)
+        else:
+            if not requirement.specifier.contains(installed, prereleases=True):
+                log.warning("the function was captured with %s, the workers have %s", text, installed)
+    if missing:
+        raise StartupError(
+            f"the function needs {', '.join(missing)}, not installed where the workers run",
+            f"install it there: pip install {' '.join(missing)}",
+        )
+
+
+def _user_error(what: str, error: BaseException) -> StartupError:
+    hint = "the module must be importable where the workers run" if isinstance(error, ImportError) else ""
+    return StartupError(f"{what}: {describe(error)}\n{user_traceback(error)}", hint)
+
+
+def _with_args(function: Callable[..., Any]) -> TransformFunction:
+    """Hand `args` to functions that ask for it: by a parameter of that name, or by a second one without default."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # a builtin does not tell
+        parameters = []
+    positional = [p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
+    required = [p for p in positional if p.default is p.empty]
+    if any(p.name == "args" and p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY} for p in parameters[1:]):
+        return lambda value, args: function(value, args=args)
+    if len(required) == 2:  # noqa: PLR2004 - the sample and its args
+        return lambda value, args: function(value, args)
+    return lambda value, _args: function(value)

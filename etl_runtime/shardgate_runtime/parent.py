@@ -1,0 +1,273 @@
+"""The process that loads the package, forks the workers and watches them.
+
+It runs user code only while loading, and then does nothing but wait for signals, a few times a second. What it guards
+against: a worker that dies (replaced; its death is recorded for the next attempt at the same request), a sample that
+never comes back to Python and so can't be interrupted there (killed), user code that dies while it is set up (reported
+as `failed` at first, tried again with growing pauses later), and outliving its use (idle exit) or its gateway.
+
+Signals are blocked and taken by `sigtimedwait`, so no handler ever runs in the middle of something.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import select
+import signal
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shardgate_runtime.failures import StartupError
+from shardgate_runtime.listener import open_listener
+from shardgate_runtime.package import Package, load_package
+from shardgate_runtime.samples import make_decoder
+from shardgate_runtime.scoreboard import Death, Scoreboard, State
+from shardgate_runtime.worker import SETUP_FAILED, WorkerOptions, work
+
+if TYPE_CHECKING:
+    import socket
+    from pathlib import Path
+
+    from shardgate_runtime.rundir import RunDir
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.25
+GRACE_SECONDS = 1.0
+"""Between a sample's own timeout and its worker being killed."""
+DRAIN_SECONDS = 20.0
+"""After SIGTERM: for workers to finish their job."""
+BACKOFF_SECONDS = 0.5
+"""Before a worker that died in setup is forked again; doubles each time."""
+MAX_SETUP_FAILURES = 5
+"""In a row, with no worker ready in between, after which the runtime gives up."""
+CERTAIN = frozenset((signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT))
+"""Deaths that the sample caused itself and would cause again."""
+WATCHED = frozenset((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT))
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line. Sizes are in bytes, times in seconds; 0 is no limit, and no ring."""
+
+    package: Path
+    transform_id: str
+    listen: str
+    run_dir: Path
+    workers: int
+    memory_bytes: int = 0
+    ring_bytes: int = 8 << 20
+    idle_seconds: float = 0
+    stay: bool = False
+
+
+@dataclass
+class Child:
+    """A place for a worker. pid 0: none at the moment, the next one not before `not_before`."""
+
+    number: int
+    pid: int = 0
+    not_before: float = 0.0
+    verdict: str = ""
+    """Why it was killed, if the parent did it."""
+
+
+class Parent:
+    def __init__(self, options: Options, run_dir: RunDir) -> None:
+        self._options = options
+        self._run_dir = run_dir
+        self._scoreboard = Scoreboard(options.workers)
+        self._children = [Child(number) for number in range(options.workers)]
+        self._ready = False
+        self._setup_failures = 0
+        self._deadline = 0.0
+        """Time at which the remaining workers are killed; 0 while nobody wants to stop."""
+        self._package: Package
+        self._listener: socket.socket
+        self._address = ""
+
+    def run(self) -> None:
+        """Work until told to stop, or idle for long enough.
+
+        Raises:
+            StartupError: The package can't be run.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+        self._load()
+        try:
+            while not (self._deadline and not any(child.pid for child in self._children)):
+                self._fork_missing()
+                self._await_signal()
+                self._reap()
+                self._notice_ready()
+                self._kill_overdue()
+                self._stop_if_idle()
+        finally:
+            self._kill_all()
+            self._listener.close()
+
+    def _load(self) -> None:
+        self._package = load_package(self._options.package, self._options.transform_id)
+        try:
+            warm_up(self._package.manifest.decoder)
+        except ValueError as error:
+            raise StartupError(
+                f"decoder {self._package.manifest.decoder!r}: {error}", "see webdataset's imagespecs"
+            ) from error
+        self._listener, self._address = open_listener(self._options.listen)
+        # What is loaded by now stays shared with the workers: a garbage collection in a worker shall not touch its pages.
+        gc.collect()
+        gc.freeze()
+
+    def _fork_missing(self) -> None:
+        now = time.monotonic()
+        for child in self._children:
+            if not child.pid and not self._deadline and now >= child.not_before:
+                self._fork(child)
+
+    def _fork(self, child: Child) -> None:
+        parent = os.getpid()
+        self._scoreboard.slots[child.number].set_state(State.STARTING, 0)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        child.pid = os.fork()
+        if child.pid:
+            return
+        code = 1
+        try:
+            os.close(self._run_dir.lock_fd)
+            code = work(self._worker_options(child.number), parent)
+        except SystemExit as leave:
+            code = leave.code if isinstance(leave.code, int) else 1
+        except BaseException:  # noqa: BLE001 - a forked child must never return into the parent's code
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def _worker_options(self, number: int) -> WorkerOptions:
+        return WorkerOptions(
+            number=number,
+            name=f"{os.uname().nodename}/{number}",
+            listener=self._listener,
+            package=self._package,
+            scoreboard=self._scoreboard,
+            memory_bytes=self._options.memory_bytes,
+            ring_bytes=self._options.ring_bytes,
+        )
+
+    def _await_signal(self) -> None:
+        timeout = self._package.manifest.sample_timeout
+        info = signal.sigtimedwait(WATCHED, min(TICK_SECONDS, timeout) if timeout else TICK_SECONDS)
+        if info is not None and info.si_signo in {signal.SIGTERM, signal.SIGINT}:
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._deadline:
+            return
+        self._deadline = time.monotonic() + DRAIN_SECONDS
+        for child in self._children:
+            if child.pid:
+                os.kill(child.pid, signal.SIGTERM)
+
+    def _reap(self) -> None:
+        for child in self._children:
+            if not child.pid:
+                continue
+            pid, status = os.waitpid(child.pid, os.WNOHANG)
+            if pid:
+                self._bury(child, status)
+
+    def _bury(self, child: Child, status: int) -> None:
+        """Record what the dead worker was doing, and decide when it is replaced."""
+        slot = self._scoreboard.slots[child.number]
+        _, state, _ = slot.state()
+        reason, certain = (child.verdict, True) if child.verdict else describe_death(status)
+        if state is State.BUSY:
+            sample, _, key = slot.sample()
+            retired = sample is None and status == 0
+            if not retired:
+                log.error("worker %d died at sample %s %r of %s: %s", child.number, sample, key, slot.request(), reason)
+                self._scoreboard.record_death(slot.request(), Death(sample, key, reason, certain))
+        child.pid = 0
+        child.verdict = ""
+        slot.set_state(State.EMPTY, 0)
+        if state is State.STARTING:
+            self._setup_failed(
+                child, slot.note() if status == SETUP_FAILED << 8 else f"a worker died in setup: {reason}"
+            )
+
+    def _setup_failed(self, child: Child, message: str) -> None:
+        self._setup_failures += 1
+        if not self._ready or self._setup_failures >= MAX_SETUP_FAILURES:
+            raise StartupError(message, "setup() or the class itself fails; the worker's log may say more")
+        log.error("worker %d could not be set up: %s", child.number, message)
+        child.not_before = time.monotonic() + BACKOFF_SECONDS * 2**self._setup_failures
+
+    def _notice_ready(self) -> None:
+        if any(slot.state()[1] in {State.IDLE, State.BUSY} for slot in self._scoreboard.slots):
+            self._setup_failures = 0
+            if not self._ready:
+                self._ready = True
+                self._run_dir.write_status("ready", listen=self._address)
+
+    def _kill_overdue(self) -> None:
+        now = time.monotonic()
+        timeout = self._package.manifest.sample_timeout
+        for child in self._children:
+            _, began, _ = self._scoreboard.slots[child.number].sample()
+            if child.pid and timeout and began and now - began > timeout + GRACE_SECONDS:
+                child.verdict = f"sample timeout after {timeout:g} s"
+                os.kill(child.pid, signal.SIGKILL)
+        if self._deadline and now > self._deadline:
+            self._kill_all()
+
+    def _stop_if_idle(self) -> None:
+        if not self._options.idle_seconds or self._deadline:
+            return
+        states = [slot.state() for slot in self._scoreboard.slots]
+        idle = all(state is State.IDLE for _, state, _ in states)
+        newest = max(since for _, _, since in states)
+        connection_waits = select.select([self._listener], [], [], 0)[0]
+        if idle and time.monotonic() - newest > self._options.idle_seconds and not connection_waits:
+            log.info("idle for %g s", self._options.idle_seconds)
+            self._stop()
+
+    def _kill_all(self) -> None:
+        for child in self._children:
+            if child.pid:
+                os.kill(child.pid, signal.SIGKILL)
+                os.waitpid(child.pid, 0)
+                child.pid = 0
+
+
+def describe_death(status: int) -> tuple[str, bool]:
+    """A wait status in words, and whether the same sample would surely cause it again."""
+    if os.WIFEXITED(status):
+        return f"exit code {os.WEXITSTATUS(status)}", True
+    number = os.WTERMSIG(status)
+    name = signal.Signals(number).name if number in {*signal.Signals} else f"signal {number}"
+    guess = " (out of memory?)" if number == signal.SIGKILL else ""
+    return f"killed by {name}{guess}", number in CERTAIN
+
+
+def warm_up(decoder: str) -> None:
+    """Import before the fork what the first sample would have to wait for.
+
+    Raises:
+        ValueError: webdataset does not know the decoder.
+    """
+    decode = make_decoder(decoder)
+    if decoder:
+        from io import BytesIO  # noqa: PLC0415
+
+        from PIL import Image  # noqa: PLC0415
+
+        picture = BytesIO()
+        Image.new("RGB", (8, 8)).save(picture, "JPEG")
+        decode({"__key__": "warm-up", "jpg": picture.getvalue()})

@@ -1,0 +1,41 @@
+"""The folder in which a runtime tells the world how it is: a lock for its life, and its status as JSON."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+from shardgate_runtime.failures import StartupError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RuntimeState = Literal["starting", "ready", "failed", "stopped"]
+
+
+class RunDir:
+    """Owned by one runtime at a time.
+
+    Raises:
+        StartupError: Another runtime holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.lock_fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self.lock_fd)
+            raise StartupError(f"another runtime works in {folder}") from None
+
+    def write_status(self, state: RuntimeState, message: str = "", hint: str = "", **more: Any) -> None:
+        """Replace status.json in one step, so that a reader sees the old one or the new one."""
+        status = {"state": state, "pid": os.getpid(), "message": message, "hint": hint, "since": time.time(), **more}
+        new = self._folder / "status.json.new"
+        new.write_text(json.dumps(status), encoding="utf-8")
+        new.replace(self._folder / "status.json")

@@ -1,0 +1,158 @@
+"""A worker: one process, one job at a time.
+
+All workers share the listening socket and accept only while idle, so a waiting gateway gets the first worker that is
+free, and nobody has to keep a queue. A worker never trusts what is left of the job before: every connection starts with
+an empty ring, and memory that the gateway may still read is given up rather than written again.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import traceback
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from shardgate import wire
+from shardgate_runtime.connection import Connection
+from shardgate_runtime.failures import JobFailed, ReaderLeft, StartupError, describe
+from shardgate_runtime.job import JobRun, open_input
+from shardgate_runtime.limits import die_with_parent, limit_memory, prefer_to_be_killed
+from shardgate_runtime.outlet import DataOutlet, Outlet, Ring, RingOutlet
+from shardgate_runtime.scoreboard import Scoreboard, Slot, State
+
+if TYPE_CHECKING:
+    import socket
+    from types import FrameType
+
+    from shardgate_runtime.package import Package, TransformFunction
+
+log = logging.getLogger(__name__)
+
+SETUP_FAILED = 70
+"""Exit code of a worker whose user code could not be set up; the reason stands in its note."""
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """What a worker is given when it is forked. Sizes are in bytes; `memory_bytes` 0 is no limit."""
+
+    number: int
+    name: str
+    listener: socket.socket
+    package: Package
+    scoreboard: Scoreboard
+    memory_bytes: int
+    ring_bytes: int
+
+
+class Worker:
+    def __init__(self, options: WorkerOptions) -> None:
+        self._options = options
+        self._slot: Slot = options.scoreboard.slots[options.number]
+        self._ring: Ring | None = None
+        self._idle = False
+        self._stopping = False
+
+    def run(self) -> int:
+        """Work until told to stop; the process's exit code."""
+        faulthandler.enable()
+        signal.signal(signal.SIGTERM, self._stop)
+        prefer_to_be_killed()
+        try:
+            function = self._options.package.instantiate()
+        except StartupError as error:
+            self._slot.write_note(error.message)
+            return SETUP_FAILED
+        if self._options.memory_bytes:
+            limit_memory(self._options.memory_bytes)
+        while not self._stopping:
+            self._serve_one(self._accept(), function)
+        return 0
+
+    def _stop(self, _signum: int, _frame: FrameType | None) -> None:
+        self._stopping = True
+        if self._idle:
+            sys.exit(0)
+
+    def _accept(self) -> Connection:
+        self._slot.set_state(State.IDLE)
+        self._idle = True
+        sock, _ = self._options.listener.accept()
+        self._idle = False
+        return Connection(sock)
+
+    def _serve_one(self, connection: Connection, function: TransformFunction) -> None:
+        try:
+            job, fd = connection.receive_job()
+            self._slot.begin_request(job.request_id)
+            self._run_job(connection, job, fd, function)
+        except ReaderLeft as error:
+            log.info("stopped early: %s", error)
+        finally:
+            connection.close()
+
+    def _run_job(self, connection: Connection, job: wire.Job, fd: int | None, function: TransformFunction) -> None:
+        outlet = self._outlet(connection, job)
+        run = None
+        try:
+            source = open_input(job, fd)
+            try:
+                self._say_hello(connection, job, outlet)
+                run = JobRun(job, self._options.package, function, self._slot, outlet, source)
+                run.run()
+            finally:
+                source.close()
+        except ReaderLeft:
+            raise
+        except JobFailed as error:
+            connection.send(wire.FrameType.FAIL, error.failure.pack())
+        except Exception as error:
+            log.exception("%s: an error in the runtime", job.request_id)
+            failure = wire.Failure(
+                "internal", describe(error), "this is a bug in shardgate", traceback=traceback.format_exc()
+            )
+            connection.send(wire.FrameType.FAIL, failure.pack())
+        finally:
+            self._stopping |= run is not None and run.exhausted
+            self._part(connection, outlet)
+
+    def _outlet(self, connection: Connection, job: wire.Job) -> Outlet:
+        if not (job.ring and connection.local and self._options.ring_bytes):
+            return DataOutlet(connection)
+        if self._ring is None:
+            self._ring = Ring(self._options.ring_bytes)
+        return RingOutlet(connection, self._ring)
+
+    def _say_hello(self, connection: Connection, job: wire.Job, outlet: Outlet) -> None:
+        if job.transform_id != self._options.package.id:
+            message = f"the job is for {job.transform_id}, but this runtime runs {self._options.package.id}"
+            raise JobFailed(wire.Failure("internal", message))
+        death = self._options.scoreboard.take_death(job.request_id, self._slot)
+        is_sample = self._options.package.manifest.kind == "sample"
+        hello = wire.Hello(
+            worker=self._options.name,
+            ring_size=outlet.ring.size if isinstance(outlet, RingOutlet) else 0,
+            content_type="application/x-tar" if is_sample else "application/octet-stream",
+            death=asdict(death) if death else None,
+        )
+        fds = (outlet.ring.fd,) if isinstance(outlet, RingOutlet) else ()
+        connection.send(wire.FrameType.HELLO, hello.pack(), fds=fds)
+
+    def _part(self, connection: Connection, outlet: Outlet) -> None:
+        """End the conversation, and give up memory that the gateway has not finished with."""
+        connection.linger()
+        if isinstance(outlet, RingOutlet) and connection.acked != outlet.written:
+            outlet.ring.close()
+            self._ring = None
+
+
+def work(options: WorkerOptions, parent: int) -> int:
+    """The life of a worker process, from fork to exit code."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    die_with_parent(parent, signal.SIGKILL)
+    options.scoreboard.slots[options.number].set_state(State.STARTING, os.getpid())
+    return Worker(options).run()
