@@ -257,6 +257,8 @@ def _query(
 ) -> dict[str, str]:
     if transform_id is None and (args, seed, epoch) != (None, None, None):
         raise InvalidName("args, seed and epoch belong to a transform", hint="pass transform_id as well")
+    if min(seed or 0, epoch or 0) < 0:
+        raise InvalidName("seed and epoch are whole numbers from 0")
     text = json.dumps(args, sort_keys=True, separators=(",", ":")) if isinstance(args, dict) else args
     query = {"transform_id": transform_id, "args": text, "seed": seed, "epoch": epoch, "archpath": archpath}
     return {name: str(value) for name, value in query.items() if value is not None}

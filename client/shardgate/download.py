@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING
 from urllib3.exceptions import HTTPError
 
 from shardgate.errors import Busy, Conflict, GatewayUnreachable, ObjectChanged, TransferIncomplete, UpstreamFailed
+from shardgate.transport import Transport, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from urllib3 import BaseHTTPResponse
-
-    from shardgate.transport import Transport
 
 ATTEMPTS = 5
 """Tries in a row that bring no byte, before a transfer is given up."""
@@ -100,7 +99,7 @@ class ObjectReader(io.RawIOBase):
         self._response.close()
         if not self.etag or self.etag.startswith("W/"):
             raise TransferIncomplete(
-                f"{self._label} broke off after {self.position} bytes ({cause}), and has no ETag to continue by"
+                f"{self._label} broke off after {self.position} bytes ({reason(cause)}), and has no ETag to continue by"
             ) from cause
         while True:
             self._wait(cause)
@@ -153,7 +152,7 @@ class ObjectReader(io.RawIOBase):
             if isinstance(cause, Busy):
                 raise cause
             raise TransferIncomplete(
-                f"{self._label} broke off after {self.position} bytes, and {ATTEMPTS} tries brought no more: {cause}",
+                f"{self._label} broke off after {self.position} bytes, and {ATTEMPTS} tries brought no more: {reason(cause)}",
                 hint="the gateway's log, or `shardgate etl logs ID` for a transformed object, says why",
             ) from cause
         asked = cause.retry_after if isinstance(cause, Busy) else None

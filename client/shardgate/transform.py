@@ -26,32 +26,15 @@ class Transform:
     kind: ClassVar[wire.Kind]
 
     def __init__(
-        self,
-        client: Client,
-        transform_func: Callable[..., Any],
-        transform_name: str,
-        decoder: str,
-        verbose: bool,
-        on_error: wire.OnError,
-        sample_timeout: float,
-        cache: wire.CachePolicy,
-        requirements: Iterable[str],
+        self, client: Client, function: Callable[..., Any], verbose: bool, options: dict[str, str], **captured: Any
     ) -> None:
         self._client = client
-        self.manifest, package = capture(
-            transform_func,
-            name=transform_name,
-            kind=self.kind,
-            decoder=decoder,
-            on_error=on_error,
-            sample_timeout=sample_timeout,
-            extra_requirements=requirements,
-        )
+        self.manifest, package = capture(function, kind=self.kind, **captured)
         self.name = self.manifest.name
         self.uuid = wire.transform_id(self.name, package)
         if verbose:
             print("Initializing ETL...")
-        client.transforms.register(package, cache=cache)
+        client.transforms.register(package, **options)
         client.transforms.start(self.uuid)
         if verbose:
             print(f"ETL {self.name} successfully initialized")
@@ -90,6 +73,7 @@ class WDTransform(Transform):
             leaves it out and logs it.
         sample_timeout: Seconds that one sample may take; 0 is no limit.
         cache: Whether results are kept: "never", "always", or "auto".
+        workers: Worker processes; 0 leaves it to the gateway.
         requirements: Distributions beside those that the function is found to import, like "torch==2.6.0".
 
     Raises:
@@ -112,10 +96,19 @@ class WDTransform(Transform):
         on_error: wire.OnError = "fail",
         sample_timeout: float = 0,
         cache: wire.CachePolicy = "auto",
+        workers: int = 0,
         requirements: Iterable[str] = (),
     ) -> None:
         super().__init__(
-            client, transform_func, transform_name, wd_decoder, verbose, on_error, sample_timeout, cache, requirements
+            client,
+            transform_func,
+            verbose,
+            {"cache": cache, "workers": str(workers)},
+            name=transform_name,
+            decoder=wd_decoder,
+            on_error=on_error,
+            sample_timeout=sample_timeout,
+            extra_requirements=requirements,
         )
 
 
@@ -132,6 +125,15 @@ class BytesTransform(Transform):
         verbose: bool = False,
         *,
         cache: wire.CachePolicy = "auto",
+        workers: int = 0,
         requirements: Iterable[str] = (),
     ) -> None:
-        super().__init__(client, transform_func, transform_name, "", verbose, "fail", 0, cache, requirements)
+        super().__init__(
+            client,
+            transform_func,
+            verbose,
+            {"cache": cache, "workers": str(workers)},
+            name=transform_name,
+            decoder="",
+            extra_requirements=requirements,
+        )

@@ -83,7 +83,7 @@ class Transport:
             )
         except HTTPError as error:
             hint = f"is `shardgate serve` running at {self.endpoint}?"
-            raise GatewayUnreachable(f"no answer from {self.endpoint}: {_reason(error)}", hint=hint) from error
+            raise GatewayUnreachable(f"no answer from {self.endpoint}: {reason(error)}", hint=hint) from error
         if response.status >= HTTPStatus.BAD_REQUEST:
             raise error_from(response)
         return response
@@ -99,7 +99,7 @@ class Transport:
         try:
             return response.read()
         except HTTPError as error:
-            raise GatewayUnreachable(f"the answer of {self.endpoint} broke off: {_reason(error)}") from error
+            raise GatewayUnreachable(f"the answer of {self.endpoint} broke off: {reason(error)}") from error
         finally:
             response.release_conn()
 
@@ -114,7 +114,9 @@ class Transport:
             self._pool = urllib3.PoolManager(
                 timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, self.timeout), read=self.timeout),
                 # One more try covers a kept-alive connection that the gateway closed just now.
-                retries=urllib3.Retry(total=6, connect=1, read=1, redirect=5, status=0, other=0, backoff_factor=0.1),
+                retries=urllib3.Retry(
+                    total=6, connect=1, read=1, redirect=5, status=0, other=0, respect_retry_after_header=False
+                ),
             )
         return self._pool
 
@@ -140,10 +142,10 @@ def error_from(response: BaseHTTPResponse) -> GatewayError:
     )
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """The innermost cause, without urllib3's repr of pools and connections."""
     inner = getattr(error, "reason", None)
     if isinstance(inner, BaseException):
-        return _reason(inner)
+        return reason(inner)
     cause = error.__cause__ or error.__context__
     return str(cause if isinstance(cause, OSError) else error).rsplit(": ", 1)[-1]

@@ -1,13 +1,14 @@
 """Objects and their URLs, there and back.
 
 The difficulty is who reads the URL. webdataset first splits it at `::`, then replaces `${…}`, then expands braces, and
-hands the rest to `curl`, which expands `[]{}` once more and folds `..` segments. So every byte of a name except
-letters, digits and `/_.-~` is percent-encoded, and the slashes around a `.` or `..` segment are, too: then no reader
-sees anything in the URL that it could act upon.
+hands the rest to `curl`, which expands `[]{}` once more. So every byte of a name except letters, digits and `/_.-~` is
+percent-encoded: then no reader sees anything in the URL that it could act upon. Readers also fold `.` and `..`
+segments, however they are quoted; such names are refused here, as they are by the gateway.
 """
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -15,7 +16,11 @@ from shardgate import providers
 from shardgate.errors import InvalidName
 
 OBJECTS = "/v1/objects/"
-DOTS = (".", "..")
+MAX_KEY_BYTES = 1024
+"""What S3, GCS and Azure allow."""
+DOTS = frozenset({".", ".."})
+UNUSABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+"""Control characters, and halves of characters that UTF-8 can't hold."""
 
 
 class Bucket(NamedTuple):
@@ -74,17 +79,12 @@ def quote_key(key: str) -> str:
     """Quote an object name for the path of a URL, so that every HTTP reader delivers it as it is.
 
     Raises:
-        InvalidName: The name is empty, or `.` or `..`, which readers fold away however they are quoted.
+        InvalidName: The name is one that readers rewrite on the way, or that stores don't take.
     """
-    if not key or key in DOTS:
-        raise InvalidName(f"{key!r} can't be an object name")
-    head, *rest = key.split("/")
-    quoted, before = quote(head, safe=""), head
-    for segment in rest:
-        separator = "%2F" if before in DOTS or segment in DOTS else "/"
-        quoted += separator + quote(segment, safe="")
-        before = segment
-    return quoted
+    if UNUSABLE.search(key) or not DOTS.isdisjoint(key.split("/")) or not 0 < len(key.encode()) <= MAX_KEY_BYTES:
+        hint = "up to 1024 bytes of UTF-8, no control characters, and no . or .. between slashes"
+        raise InvalidName(f"{key!r} can't be an object name", hint=hint)
+    return quote(key, safe="/")
 
 
 def object_path(bucket: Bucket, key: str, query: dict[str, str]) -> str:

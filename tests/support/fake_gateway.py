@@ -134,7 +134,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/x-tar")
         self.send_header("Last-Modified", "Sat, 21 Nov 2026 07:00:00 GMT")
         chunked = self.state.chunked
-        self.send_header("Transfer-Encoding" if chunked else "Content-Length", "chunked" if chunked else str(len(body) - start))
+        self.send_header(
+            "Transfer-Encoding" if chunked else "Content-Length", "chunked" if chunked else str(len(body) - start)
+        )
         self.end_headers()
         if self.command == "GET":
             self.send_body(body[start:], fault, chunked)
@@ -200,7 +202,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.answer(200, {"samples_in": 3} if action == "stats" else self.record(name))
 
     def record(self, uuid: str) -> dict[str, Any]:
-        return {"id": uuid, "name": uuid.rpartition("-")[0], "state": "ready", "created_at": "2026-11-21T07:00:00+00:00"}
+        return {
+            "id": uuid,
+            "name": uuid.rpartition("-")[0],
+            "state": "ready",
+            "created_at": "2026-11-21T07:00:00+00:00",
+        }
 
     def cache(self, rest: str) -> None:
         self.answer(200, {"entries": 1, "bytes": 5} if not rest else {"objects": 1})
@@ -215,7 +222,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return whole
 
-    def problem(self, status: int, code: str, message: str, hint: str = "", headers: dict[str, str] | None = None) -> None:
+    def problem(
+        self, status: int, code: str, message: str, hint: str = "", headers: dict[str, str] | None = None
+    ) -> None:
         said = {"code": code, "message": message, "hint": hint, "request_id": "r-1"}
         self.answer(status, said, headers)
 

@@ -1,0 +1,102 @@
+"""`shardgate etl init | ls | show | stats | logs | rm`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from shardgate import wire  # noqa: TC001 - typer reads annotations
+from shardgate.capture import load_function
+from shardgate.cli.options import AsJson, Endpoint, Token, TransformArgument  # noqa: TC001
+from shardgate.cli.output import print_json, print_pairs, print_table
+from shardgate.client import Client
+from shardgate.transform import BytesTransform, WDTransform
+
+etl = typer.Typer(no_args_is_help=True, help="Transforms: functions of yours that run where the shards are.")
+
+
+@etl.command()
+def init(
+    function: Annotated[str, typer.Argument(metavar="FILE:FUNCTION", help="A function, or a class with setup().")],
+    *,
+    name: Annotated[str, typer.Option(help="The function's own by default.", show_default=False)] = "",
+    of_bytes: Annotated[bool, typer.Option("--bytes", help="It maps whole objects, not samples.")] = False,
+    decoder: Annotated[str, typer.Option(help="How samples are decoded; empty leaves bytes.")] = "pil",
+    on_error: Annotated[wire.OnError, typer.Option(help="What a failing sample does.")] = "fail",
+    sample_timeout: Annotated[float, typer.Option(help="Seconds one sample may take; 0 is no limit.")] = 0,
+    cache: Annotated[wire.CachePolicy, typer.Option(help="Whether results are kept.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Worker processes; 0 leaves it to the gateway.")] = 0,
+    requirement: Annotated[list[str] | None, typer.Option(help="Beside those found, like torch==2.6.0.")] = None,
+    as_json: AsJson = False,
+    endpoint: Endpoint = None,
+    token: Token = None,
+) -> None:
+    """Register a transform, start its workers, and print its id."""
+    client, loaded, needs = Client(endpoint, token), load_function(function), requirement or ()
+    transform: WDTransform | BytesTransform
+    if of_bytes:
+        transform = BytesTransform(client, loaded, name, cache=cache, workers=workers, requirements=needs)
+    else:
+        transform = WDTransform(
+            client,
+            loaded,
+            name,
+            decoder,
+            on_error=on_error,
+            sample_timeout=sample_timeout,
+            cache=cache,
+            workers=workers,
+            requirements=needs,
+        )
+    if as_json:
+        print_json({"id": transform.uuid, "name": transform.name})
+    else:
+        typer.echo(transform.uuid)
+
+
+@etl.command()
+def ls(*, as_json: AsJson = False, endpoint: Endpoint = None, token: Token = None) -> None:
+    """List transforms, the newest first."""
+    transforms = Client(endpoint, token).transforms.list()
+    if as_json:
+        print_json(transforms)
+    else:
+        rows = ([t["id"], t["state"], t["created_at"]] for t in transforms)
+        print_table(["ID", "STATE", "CREATED"], rows)
+
+
+@etl.command()
+def show(
+    transform_id: TransformArgument, *, as_json: AsJson = False, endpoint: Endpoint = None, token: Token = None
+) -> None:
+    """Say what a transform is and how its workers are."""
+    record = Client(endpoint, token).transforms.show(transform_id)
+    (print_json if as_json else print_pairs)(record)
+
+
+@etl.command()
+def stats(
+    transform_id: TransformArgument, *, as_json: AsJson = False, endpoint: Endpoint = None, token: Token = None
+) -> None:
+    """Samples, bytes and seconds by phase, summed over all requests."""
+    counters = Client(endpoint, token).transforms.stats(transform_id)
+    (print_json if as_json else print_pairs)(counters)
+
+
+@etl.command()
+def logs(
+    transform_id: TransformArgument,
+    *,
+    tail: Annotated[int, typer.Option(min=1, help="Lines from the end.")] = 200,
+    endpoint: Endpoint = None,
+    token: Token = None,
+) -> None:
+    """Print what a transform's workers wrote."""
+    typer.echo(Client(endpoint, token).transforms.logs(transform_id, tail=tail), nl=False)
+
+
+@etl.command()
+def rm(transform_id: TransformArgument, *, endpoint: Endpoint = None, token: Token = None) -> None:
+    """Stop a transform's workers and forget it."""
+    Client(endpoint, token).transforms.delete(transform_id)

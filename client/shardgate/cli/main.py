@@ -1,0 +1,69 @@
+"""The `shardgate` command.
+
+Exit codes: 0 it is done; 1 it failed; 2 the command line is wrong; 3 no gateway answers; 4 there is no such thing;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shardgate.cli import objects
+from shardgate.cli.cache import cache
+from shardgate.cli.etl import etl
+from shardgate.cli.output import print_error
+from shardgate.embedded import gateway_command, require_gateway
+from shardgate.errors import ShardgateError
+
+INTERRUPTED = 130
+PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+cli = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Read shards through the gateway, transformed where the data is.",
+)
+for command in (objects.ls, objects.get, objects.put, objects.head, objects.rm):
+    cli.command()(command)
+cli.add_typer(etl, name="etl")
+cli.add_typer(cache, name="cache")
+
+
+@cli.command(context_settings=PASS_ON, add_help_option=False)
+def serve(context: typer.Context) -> None:
+    """Run a gateway: --host --port --workers --cache-dir --state-dir --bucket PROVIDER://NAME=WHERE --config FILE."""
+    require_gateway()
+    command = [*gateway_command(), *context.args]
+    os.execv(command[0], command)  # noqa: S606 - signals and the exit code are then the gateway's own
+
+
+@cli.command()
+def demo(
+    *,
+    output: Annotated[Path, typer.Option(help="Folder for shards and pictures.")] = Path("demo-output"),
+    samples: Annotated[int, typer.Option(min=8, help="Photographs in the train shard.")] = 1000,
+    shards: Annotated[int, typer.Option(min=1, max=100, help="Validation shards.")] = 6,
+) -> None:
+    """Make shards of photographs, and read them raw and transformed through a gateway of its own."""
+    from shardgate.demo.run import run  # noqa: PLC0415 - it needs torch, which the other commands do not
+
+    run(output, samples=samples, shards=shards)
+
+
+def app() -> None:
+    """Run the command line; errors are one message and a hint, never a traceback."""
+    try:
+        cli()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (ShardgateError, OSError) as error:
+        sys.exit(print_error(error))

@@ -1,0 +1,17 @@
+"""Options and arguments that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import typer
+
+Endpoint: TypeAlias = Annotated[
+    str | None, typer.Option("--endpoint", envvar="SHARDGATE_ENDPOINT", help="URL of the gateway.", show_default=False)
+]
+Token: TypeAlias = Annotated[
+    str | None, typer.Option("--token", envvar="SHARDGATE_TOKEN", help="Bearer token.", show_default=False)
+]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+ObjectArgument: TypeAlias = Annotated[str, typer.Argument(metavar="OBJECT", help="PROVIDER://BUCKET/NAME")]
+TransformArgument: TypeAlias = Annotated[str, typer.Argument(metavar="ID", help="Id or name of a transform.")]

@@ -1,0 +1,140 @@
+"""A body is whole and of one version, or an error; a broken connection is only a pause."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from fake_gateway import FakeGateway, Fault
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shardgate import Busy, Client, NotFound, ObjectChanged, TransferIncomplete, download
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BODY = os.urandom(3_000_000)
+
+
+@pytest.fixture(autouse=True)
+def stored(gateway: FakeGateway) -> None:
+    gateway.objects["gcp://b/k"] = BODY
+
+
+def ranges(gateway: FakeGateway) -> list[str | None]:
+    return [headers.get("Range") for method, _, headers in gateway.requests if method == "GET"]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_broken_body_is_continued_where_it_broke(client: Client, gateway: FakeGateway, chunked: bool) -> None:
+    gateway.chunked = chunked
+    gateway.faults = [Fault(after=1_000_000), Fault(after=0), Fault(after=1_500_000)]
+    assert client.get("gcp://b", "k") == BODY
+    first, *others = ranges(gateway)
+    assert first is None and len(others) == 3 and all(others)
+    assert all(headers["If-Match"] == gateway.etag(BODY) for _, _, headers in gateway.requests[1:])
+
+
+def test_a_gateway_without_ranges_is_read_again_and_the_beginning_dropped(client: Client, gateway: FakeGateway) -> None:
+    gateway.ranges = False
+    gateway.faults = [Fault(after=2_000_000)]
+    assert client.get("gcp://b", "k") == BODY
+
+
+def test_an_object_overwritten_in_between_is_never_mixed(client: Client, gateway: FakeGateway) -> None:
+    gateway.faults = [Fault(after=1_000_000)]
+    with client.open("gcp://b", "k") as reader:
+        reader.read(10)
+        gateway.objects["gcp://b/k"] = os.urandom(3_000_000)
+        with pytest.raises(ObjectChanged, match="overwritten"):
+            reader.readall()
+
+
+def test_an_overwrite_is_noticed_also_where_conditions_are_ignored(
+    client: Client, gateway: FakeGateway, monkeypatch
+) -> None:
+    gateway.faults = [Fault(after=1_000_000)]
+    with client.open("gcp://b", "k") as reader:
+        reader.read(10)
+        gateway.objects["gcp://b/k"] = BODY[::-1]
+        monkeypatch.setattr(gateway, "etag", lambda body: '"same"')
+        reader.etag = '"other"'
+        with pytest.raises(ObjectChanged):
+            reader.readall()
+
+
+def test_without_an_etag_a_broken_body_is_an_error(client: Client, gateway: FakeGateway) -> None:
+    gateway.etags = False
+    gateway.faults = [Fault(after=1_000_000)]
+    with pytest.raises(TransferIncomplete, match="no ETag"):
+        client.get("gcp://b", "k")
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_never_continues_is_an_error_that_says_how_far_it_came(
+    client: Client, gateway: FakeGateway, chunked: bool
+) -> None:
+    gateway.chunked = chunked
+    gateway.faults = [Fault(after=1_000_000)] + [Fault(after=0)] * 20
+    with pytest.raises(TransferIncomplete, match=r"gcp://b/k broke off after \d+ bytes, and 5 tries"):
+        client.get("gcp://b", "k")
+
+
+def test_a_busy_gateway_is_asked_again_and_at_last_believed(client: Client, gateway: FakeGateway) -> None:
+    gateway.faults = [Fault(status=503)] * 3
+    assert client.get("gcp://b", "k") == BODY
+    gateway.faults = [Fault(status=503)] * 9
+    with pytest.raises(Busy):
+        client.get("gcp://b", "k")
+
+
+def test_a_retry_waits_as_long_as_the_gateway_asks(gateway: FakeGateway) -> None:
+    from shardgate.transport import Transport
+
+    slept: list[float] = []
+    gateway.faults = [Fault(status=503, headers={"Retry-After": "7"})]
+    url = Client(gateway.url).object_url("gcp://b", "k")
+    transport = Transport(gateway.url, None, 10)
+    with download.ObjectReader(transport, url, "k", sleep=slept.append) as reader:
+        assert reader.readall() == BODY
+    transport.close()
+    assert slept == [7.0]
+
+
+def test_a_file_appears_only_when_it_is_whole(client: Client, gateway: FakeGateway, tmp_path: Path) -> None:
+    target = tmp_path / "k.tar"
+    target.write_bytes(b"older")
+    gateway.faults = [Fault(after=1000)] + [Fault(after=0)] * 20
+    with pytest.raises(TransferIncomplete):
+        client.download("gcp://b", "k", target)
+    assert target.read_bytes() == b"older"
+    assert list(tmp_path.iterdir()) == [target]
+
+    gateway.faults = []
+    seen: list[tuple[int, int | None]] = []
+    assert client.download("gcp://b", "k", target, progress=lambda done, size: seen.append((done, size))) == len(BODY)
+    assert target.read_bytes() == BODY
+    assert seen[-1] == (len(BODY), len(BODY)) and [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_missing_object_is_not_found_and_says_where_to_look(client: Client) -> None:
+    with pytest.raises(NotFound, match="not there") as caught:
+        client.get("gcp://b", "nothing")
+    assert caught.value.code == "not_found"
+    assert "shardgate ls" in str(caught.value) and "r-1" in str(caught.value)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(breaks=st.lists(st.integers(1, 800_000), max_size=6), chunked=st.booleans(), ranged=st.booleans())
+def test_wherever_it_breaks_the_bytes_are_the_same(
+    client: Client, gateway: FakeGateway, breaks: list[int], chunked: bool, ranged: bool
+) -> None:
+    gateway.chunked, gateway.ranges = chunked, ranged
+    gateway.faults = [Fault(after=after) for after in breaks]
+    try:
+        assert client.get("gcp://b", "k") == BODY
+    except TransferIncomplete:
+        assert not ranged, "with ranges, every try brings bytes"
