@@ -119,7 +119,17 @@ class TransformStartError(TransformError):
 
 
 class SampleError(TransformError):
+    """Names the sample by index and key where one is to blame, and carries the traceback of the user's function."""
+
     code = "sample_failed"
+
+    def __init__(
+        self, message: str, *, hint: str = "", sample: int | None = None, key: str = "", traceback: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.sample = sample
+        self.key = key
+        self.traceback = traceback
 
 
 class WorkerLost(TransformError):

@@ -1,0 +1,263 @@
+"""One worker's end of the worker protocol (`shardgate.wire`), over a Unix or TCP stream socket.
+
+**Reading.** The frame for a megabyte of shared memory is 34 bytes, so one `recv` usually brings several frames. They
+are parsed from one buffer, and nothing is awaited while there are any.
+
+**Shared memory.** The ring is mapped copy-on-write and only read. That costs nothing until `close`: closing touches the
+pages of the chunk that somebody may still be sending, which gives this process its own copy of them, and only then lets
+the worker go. So bytes that were handed out never change, whatever the worker does with its ring next. A ring that a
+worker could shrink would kill the gateway with SIGBUS, so only a sealed one is mapped.
+
+**Acknowledging.** ACKs are sent when a quarter of the ring is done with, and always before waiting: a worker that waits
+for space while we wait for bytes would be a deadlock.
+
+**A worker is not trusted.** It runs user code, so lengths and offsets are checked; what breaks the rules is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import mmap
+import os
+import socket
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgpack
+
+from shardgate import wire
+from shardgate_gateway.errors import WorkerLost
+from shardgate_gateway.etl.runner import Chunk, WorkerConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    T = TypeVar("T")
+
+BUFFER_BYTES = 64 << 10
+_SPAN_BYTES = wire.CHECKPOINT.size + wire.SPAN.size
+_STATS = {f.name for f in fields(wire.Stats)}
+
+
+class StreamConnection(WorkerConnection):
+    """A job on a connected, non-blocking stream socket, which this object owns from now on.
+
+    Args:
+        sock: To the worker.
+        progress_timeout: Seconds without any frame, once the worker took the job, after which it counts as hung.
+    """
+
+    def __init__(self, sock: socket.socket, progress_timeout: float) -> None:
+        self._sock = sock
+        self._timeout: float | None = None  # waiting for a free worker takes as long as it takes
+        self._progress_timeout = progress_timeout
+        self._loop = asyncio.get_running_loop()
+        self._buffer = bytearray(BUFFER_BYTES)
+        self._start = self._end = 0
+        self._ring: memoryview | None = None
+        self._held: memoryview | None = None
+        self._consumed = self._acknowledged = 0
+        self._outgoing = bytearray()
+
+    async def start(self, job: wire.Job, input_fd: int | None) -> None:
+        """Send the job and wait for the worker that takes it.
+
+        Raises:
+            WorkerLost: The connection ended before.
+        """
+        frame = wire.pack_frame(wire.FrameType.JOB, job.pack())
+        try:
+            await self._send_job(frame, input_fd)
+            kind, payload, descriptors = await self._receive_hello()
+        except OSError as error:
+            raise WorkerLost(f"the runtime closed the connection: {error}") from error
+        try:
+            if kind == wire.FrameType.FAIL:
+                raise WorkerLost(_decode(wire.Failure.unpack, payload).message)
+            if kind != wire.FrameType.HELLO:
+                raise WorkerLost(f"a worker began with frame {kind} instead of HELLO")
+            self.hello = _decode(wire.Hello.unpack, payload)
+            if self.hello.ring_size:
+                self._ring = _map_ring(descriptors, self.hello.ring_size)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self._timeout = self._progress_timeout
+
+    async def receive(self) -> Chunk | wire.Stats | wire.Failure:
+        try:
+            kind, length = await self._header()
+            if kind == wire.FrameType.SPAN and length == _SPAN_BYTES:
+                return await self._span()
+            if kind == wire.FrameType.DATA and length >= wire.CHECKPOINT.size:
+                payload = memoryview(await self._payload(length))
+                return Chunk(payload[wire.CHECKPOINT.size :].toreadonly(), _checkpoint(payload, 0))
+            if kind == wire.FrameType.END:
+                return _decode(_unpack_stats, await self._payload(length))
+            if kind == wire.FrameType.FAIL:
+                return _decode(wire.Failure.unpack, await self._payload(length))
+        except OSError as error:
+            raise WorkerLost(f"worker {self.hello.worker} was lost: {error}") from error
+        raise WorkerLost(f"worker {self.hello.worker} sent a frame of type {kind} with {length} bytes")
+
+    async def consumed(self, count: int) -> None:
+        self._held = None
+        if self._ring is not None:
+            self._consumed += count
+            if (self._consumed - self._acknowledged) * 4 >= len(self._ring):
+                self._acknowledge()
+
+    def close(self) -> None:
+        if self._held is not None:
+            for place in range(0, len(self._held), mmap.PAGESIZE):
+                self._held[place] = self._held[place]
+            if len(self._held):
+                self._held[-1] = self._held[-1]
+            self._held = None
+        self._ring = None
+        if self._sock.fileno() >= 0:
+            self._acknowledge()
+            self._sock.close()
+
+    async def _send_job(self, frame: bytes, input_fd: int | None) -> None:
+        sent = 0
+        if input_fd is not None:
+            sent = socket.send_fds(self._sock, [frame], [input_fd])
+        await self._loop.sock_sendall(self._sock, frame[sent:])
+
+    async def _receive_hello(self) -> tuple[int, bytearray, list[int]]:
+        descriptors: list[int] = []
+
+        def receive(view: memoryview) -> int:
+            space = socket.CMSG_SPACE(4 * 4)
+            count, ancillary, _, _ = self._sock.recvmsg_into([view], space, socket.MSG_CMSG_CLOEXEC)
+            for level, kind, data in ancillary:
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                    descriptors.extend(memoryview(data)[: len(data) // 4 * 4].cast("i"))
+            return count
+
+        try:
+            while self._end < wire.FRAME.size or self._end < wire.FRAME.size + self._length_at(0):
+                await self._more(receive)
+            kind, length = await self._header()
+            return kind, await self._payload(length), descriptors
+        except BaseException:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
+
+    def _length_at(self, place: int) -> int:
+        length: int = wire.FRAME.unpack_from(self._buffer, place)[1]
+        if length > BUFFER_BYTES - wire.FRAME.size:
+            raise WorkerLost(f"a worker's HELLO has {length} bytes")
+        return length
+
+    async def _header(self) -> tuple[int, int]:
+        kind, length = wire.FRAME.unpack_from(self._buffer, await self._need(wire.FRAME.size))
+        if length > wire.MAX_FRAME:
+            raise WorkerLost(f"worker {self.hello.worker} sent a frame of {length} bytes")
+        return kind, length
+
+    async def _span(self) -> Chunk:
+        place = await self._need(_SPAN_BYTES)
+        offset, length = wire.SPAN.unpack_from(self._buffer, place + wire.CHECKPOINT.size)
+        ring = self._ring
+        if ring is None or offset + length > len(ring):
+            raise WorkerLost(f"worker {self.hello.worker} pointed outside of its ring")
+        self._held = ring[offset : offset + length]
+        return Chunk(self._held.toreadonly(), _checkpoint(self._buffer, place))
+
+    async def _need(self, count: int) -> int:
+        """Take `count` bytes of the buffer, which has them when this returns; says where they begin."""
+        while self._end - self._start < count:
+            await self._more(self._sock.recv_into)
+        place = self._start
+        self._start += count
+        return place
+
+    async def _payload(self, length: int) -> bytearray:
+        """Take a payload of any length into memory of its own."""
+        payload = bytearray(length)
+        have = min(length, self._end - self._start)
+        payload[:have] = memoryview(self._buffer)[self._start : self._start + have]
+        self._start += have
+        view = memoryview(payload)
+        while have < length:
+            have += await self._receive(self._sock.recv_into, view[have:])
+        return payload
+
+    async def _more(self, receive: Callable[[memoryview], int]) -> None:
+        rest = self._buffer[self._start : self._end]
+        self._buffer[: len(rest)] = rest
+        self._start, self._end = 0, len(rest)
+        self._end += await self._receive(receive, memoryview(self._buffer)[self._end :])
+
+    async def _receive(self, receive: Callable[[memoryview], int], view: memoryview) -> int:
+        while True:
+            try:
+                count = receive(view)
+            except BlockingIOError:
+                self._acknowledge()
+                await self._readable()
+                continue
+            if count == 0:
+                raise ConnectionResetError("it closed the connection without END")
+            return count
+
+    async def _readable(self) -> None:
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        descriptor = self._sock.fileno()
+        self._loop.add_reader(descriptor, _wake, waiter)
+        try:
+            async with asyncio.timeout(self._timeout):
+                await waiter
+        except TimeoutError:
+            raise WorkerLost(
+                f"worker {self.hello.worker} finished no sample in {self._timeout:g} s",
+                hint="give the transform a sample_timeout, or raise etl.progress_timeout",
+            ) from None
+        finally:
+            self._loop.remove_reader(descriptor)
+
+    def _acknowledge(self) -> None:
+        if self._consumed > self._acknowledged:
+            self._acknowledged = self._consumed
+            self._outgoing += wire.pack_frame(wire.FrameType.ACK, wire.ACK.pack(self._consumed))
+        if self._outgoing:
+            # A worker that died is noticed by the next receive, after what it sent before was received.
+            with contextlib.suppress(OSError):
+                del self._outgoing[: self._sock.send(self._outgoing)]
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def _map_ring(descriptors: list[int], size: int) -> memoryview:
+    if not descriptors:
+        raise WorkerLost("a worker announced shared memory and sent none")
+    try:
+        sealed = fcntl.fcntl(descriptors[0], fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
+        if not sealed or not 0 < size <= os.fstat(descriptors[0]).st_size:
+            raise WorkerLost(f"a worker's ring is not {size} bytes that are sealed against shrinking")
+        return memoryview(mmap.mmap(descriptors[0], size, access=mmap.ACCESS_COPY))
+    except OSError as error:
+        raise WorkerLost(f"a worker's ring can't be mapped: {error}") from error
+
+
+def _checkpoint(buffer: bytearray | memoryview, place: int) -> wire.Checkpoint:
+    return wire.Checkpoint(*wire.CHECKPOINT.unpack_from(buffer, place))
+
+
+def _unpack_stats(payload: bytearray) -> wire.Stats:
+    return wire.Stats(**{key: value for key, value in msgpack.unpackb(payload).items() if key in _STATS})
+
+
+def _decode(unpack: Callable[[Any], T], payload: bytearray) -> T:
+    try:
+        return unpack(payload)
+    except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
+        raise WorkerLost(f"a worker sent a payload that can't be read: {error}") from error

@@ -1,0 +1,95 @@
+"""One runtime as a child process of this gateway process.
+
+It inherits a minimal environment: user code has no business with the credentials that the gateway was started with. It
+writes to a log file that is cut when it grows. It exits when this process dies; the kernel tells us when it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from shardgate_gateway.etl.local.logfile import LogFile
+
+STOP_SECONDS = 5.0
+"""Between asking a runtime to stop and killing it."""
+KEPT = ("HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV")
+KEPT_PREFIXES = ("LC_", "PYTHON", "OMP_", "MKL_", "OPENBLAS_", "CUDA_", "NVIDIA_", "TORCH_", "XDG_")
+
+log = logging.getLogger(__name__)
+
+
+def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """What of an environment user code may see: where programs and libraries are, and how they compute."""
+    return {name: value for name, value in environment.items() if name in KEPT or name.startswith(KEPT_PREFIXES)}
+
+
+class RuntimeProcess:
+    """A started runtime.
+
+    Started from the event loop's own thread: a child that asks to be killed with its parent is killed when the
+    *thread* that started it ends.
+    """
+
+    def __init__(self, command: Sequence[str], folder: Path, log_file: LogFile) -> None:
+        with log_file.open() as output:
+            self._process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=worker_environment(os.environ),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+        self.log_file = log_file
+        self._loop = asyncio.get_running_loop()
+        self._exited = asyncio.Event()
+        self._pidfd = os.pidfd_open(self.pid)
+        self._loop.add_reader(self._pidfd, self._reap)
+
+    @property
+    def running(self) -> bool:
+        return not self._exited.is_set()
+
+    def describe_exit(self) -> str:
+        """How it ended: "exit status 1", "killed by SIGSEGV"."""
+        code = self._process.returncode
+        return f"exit status {code}" if code is None or code >= 0 else f"killed by {signal.Signals(-code).name}"
+
+    async def wait(self) -> None:
+        await self._exited.wait()
+
+    async def stop(self) -> None:
+        """End it and its workers: by SIGTERM, and after a while by SIGKILL."""
+        self._signal(signal.SIGTERM)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._exited.wait(), STOP_SECONDS)
+        if self.running:
+            self._signal(signal.SIGKILL)
+            await self._exited.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.running:
+            # Not yet reaped, so the process group is still its own. SIGTERM is for the parent, who tells its workers.
+            with contextlib.suppress(ProcessLookupError):
+                (os.killpg if number is signal.SIGKILL else os.kill)(self.pid, number)
+
+    def _reap(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)  # workers that outlive their parent serve nobody
+        self._process.wait()
+        self._exited.set()
+        log.info("runtime %s ended: %s", self.pid, self.describe_exit())

@@ -1,0 +1,164 @@
+"""Workers as processes of this machine: the embedded default, and what a gateway without a cluster uses.
+
+Each transform has one runtime here (`runtime.py`), a parent that loaded the package and forks workers, each of which
+takes one connection at a time. The listening socket's queue is the queue for workers: a connection waits there until a
+worker is idle, and how many may wait is bounded. A shard that lies in a cache file goes to the worker as an open
+descriptor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shardgate_gateway.errors import Busy, WorkerLost
+from shardgate_gateway.etl.connection import StreamConnection
+from shardgate_gateway.etl.local import limits
+from shardgate_gateway.etl.local.interpreter import Interpreter
+from shardgate_gateway.etl.local.logfile import LogFile
+from shardgate_gateway.etl.local.rundir import PACKAGE, SOCKET, RunDir
+from shardgate_gateway.etl.local.runtime import LocalRuntime
+from shardgate_gateway.etl.runner import Runner, RunnerState, RunnerStatus, WorkerConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from shardgate import wire
+    from shardgate_gateway.cache.reader import FileSpan
+    from shardgate_gateway.etl.registry import TransformRecord
+    from shardgate_gateway.settings import EtlSettings
+
+BUSY_SECONDS = 2.0
+"""After which a refused request is told to come again."""
+CUT_SECONDS = 1.0
+"""Between looks at the sizes of log files."""
+
+
+class LocalRunner(Runner):
+    """Runtimes below a state folder, shared with the other gateway processes that use it.
+
+    Args:
+        settings: Interpreter, workers, limits and times.
+        state_dir: `run/` and `logs/` are kept here.
+        package: Gives a transform's package, checked against its digest.
+    """
+
+    def __init__(self, settings: EtlSettings, state_dir: Path, package: Callable[[str], Awaitable[bytes]]) -> None:
+        self._settings = settings
+        self._state_dir = state_dir
+        self._package = package
+        self._interpreter = Interpreter(settings.python)
+        self._runtimes: dict[str, LocalRuntime] = {}
+        self._cutter: asyncio.Task[None] | None = None
+
+    def check(self, manifest: wire.Manifest) -> None:
+        self._interpreter.check(manifest)
+
+    async def ensure(self, record: TransformRecord) -> None:
+        runtime = self._runtime(record.id)
+        runtime.workers = record.options.workers or self._settings.workers or limits.processors()
+        if self._cutter is None:
+            self._cutter = asyncio.create_task(self._cut_logs())
+        await runtime.ensure(self._command(record, runtime.workers), lambda: self._package(record.id))
+
+    async def connect(self, record: TransformRecord, job: wire.Job, input: FileSpan | None) -> WorkerConnection:  # noqa: A002
+        runtime = self._runtime(record.id)
+        if runtime.waiting >= self._settings.max_waiting:
+            raise Busy(
+                f"{runtime.waiting} requests wait for a worker of {record.id}",
+                hint="add workers, or raise etl.max_waiting",
+                retry_after=BUSY_SECONDS,
+            )
+        if input is not None:
+            job = replace(job, url="", token="", input_offset=input.offset, input_size=input.length)
+        runtime.waiting += 1
+        try:
+            return await self._hand_over(record, runtime, job, input.fd if input is not None else None)
+        finally:
+            runtime.waiting -= 1
+
+    async def status(self, id: str) -> RunnerStatus:  # noqa: A002
+        folder = RunDir(self._state_dir / "run" / id)
+        said = folder.status()
+        if said is None:
+            return RunnerStatus("starting" if folder.path.exists() else "pending")
+        state: RunnerState = _STATES[said.state]
+        if state in {"starting", "ready"} and not _exists(said.pid):
+            return RunnerStatus("idle", "its process ended; the next request starts it again")
+        workers = self._runtime(id).workers if state == "ready" else 0
+        since = datetime.fromtimestamp(said.since, UTC) if said.since else None
+        return RunnerStatus(state, said.message, said.hint, workers, since)
+
+    async def stop(self, id: str) -> None:  # noqa: A002
+        await self._runtime(id).stop()
+
+    async def logs(self, id: str, *, tail: int) -> str:  # noqa: A002
+        return await asyncio.to_thread(self._log_file(id).tail, tail)
+
+    async def aclose(self) -> None:
+        if self._cutter is not None:
+            self._cutter.cancel()
+        await asyncio.gather(*(runtime.aclose() for runtime in self._runtimes.values()))
+
+    def _runtime(self, transform_id: str) -> LocalRuntime:
+        if transform_id not in self._runtimes:
+            folder = RunDir(self._state_dir / "run" / transform_id)
+            log_file = self._log_file(transform_id)
+            self._runtimes[transform_id] = LocalRuntime(transform_id, folder, log_file, self._settings.start_timeout)
+        return self._runtimes[transform_id]
+
+    def _log_file(self, transform_id: str) -> LogFile:
+        return LogFile(self._state_dir / "logs" / f"{transform_id}.log")
+
+    def _command(self, record: TransformRecord, workers: int) -> list[str]:
+        settings = self._settings
+        memory = record.options.memory_bytes or settings.memory_bytes or limits.memory_per_worker(workers)
+        options = {
+            "package": PACKAGE,
+            "transform-id": record.id,
+            "listen": f"unix:{SOCKET}",
+            "run-dir": ".",
+            "workers": workers,
+            "memory-bytes": memory,
+            "ring-bytes": settings.ring_bytes,
+            "idle-seconds": settings.idle_seconds,
+        }
+        flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+        return [self._interpreter.path, "-m", "shardgate_runtime", *flags]
+
+    async def _hand_over(
+        self, record: TransformRecord, runtime: LocalRuntime, job: wire.Job, input_fd: int | None
+    ) -> WorkerConnection:
+        try:
+            sock = await runtime.connect()
+        except OSError:  # it ended since `ensure`, idle or killed
+            await self.ensure(record)
+            try:
+                sock = await runtime.connect()
+            except OSError as error:
+                raise WorkerLost(f"the runtime of {record.id} does not listen: {error}") from error
+        timeout = max(self._settings.progress_timeout, 2 * record.manifest.sample_timeout)
+        connection = StreamConnection(sock, timeout)
+        try:
+            await connection.start(job, input_fd)
+        except BaseException:
+            runtime.doubt()
+            connection.close()
+            raise
+        return connection
+
+    async def _cut_logs(self) -> None:
+        while True:
+            await asyncio.sleep(CUT_SECONDS)
+            for runtime in self._runtimes.values():
+                runtime.log_file.cut()
+
+
+_STATES: dict[str, RunnerState] = {"starting": "starting", "ready": "ready", "failed": "failed", "stopped": "idle"}
+
+
+def _exists(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()

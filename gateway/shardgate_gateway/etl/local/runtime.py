@@ -1,0 +1,209 @@
+"""One transform's runtime on this machine, as one gateway process sees it.
+
+All gateway processes of a machine share one runtime per transform. Whoever needs it first starts it, under a lock of
+the run folder, and owns it: it ends with its owner. The others find it running and connect. If it dies, the next that
+needs it starts it again, so the death of a gateway process costs the others a restart and no more.
+
+A start that failed is remembered in status.json for a moment, for all processes: eight readers of a broken transform
+get one start and eight times its error. A runtime that dies again and again soon after its start waits ever longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from shardgate_gateway.errors import TransformStartError
+from shardgate_gateway.etl.local.process import STOP_SECONDS, RuntimeProcess
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    from shardgate_gateway.etl.local.logfile import LogFile
+    from shardgate_gateway.etl.local.rundir import RunDir
+
+POLL_SECONDS = 0.02
+FAILURE_SECONDS = 5.0
+"""How long a failed start answers for others."""
+STABLE_SECONDS = 10.0
+"""A runtime that lived this long is restarted at once."""
+BACKOFF_SECONDS = 0.2
+MAX_BACKOFF_SECONDS = 5.0
+LOG_LINES = 20
+"""Of a runtime that died without a word, in its error."""
+
+log = logging.getLogger(__name__)
+
+
+class LocalRuntime:
+    """Starts, finds, stops.
+
+    Args:
+        transform_id: For messages.
+        folder: Its run folder.
+        log_file: Where it writes.
+        start_timeout: Seconds until it must be ready.
+    """
+
+    def __init__(self, transform_id: str, folder: RunDir, log_file: LogFile, start_timeout: float) -> None:
+        self.folder = folder
+        self.log_file = log_file
+        self.waiting = 0
+        self.workers = 0
+        self._id = transform_id
+        self._timeout = start_timeout
+        self._process: RuntimeProcess | None = None
+        self._ready = False
+        self._starting: asyncio.Task[None] | None = None
+        self._started_at = 0.0
+        self._quick_deaths = 0
+
+    async def ensure(self, command: Sequence[str], package: Callable[[], Awaitable[bytes]]) -> None:
+        """Return when it is ready, starting it if need be; concurrent callers share one start.
+
+        Raises:
+            TransformStartError: It can't start.
+        """
+        if self._ready and (self._process is None or self._process.running):
+            return
+        self._ready = False
+        if self._starting is None or self._starting.done():
+            self._starting = asyncio.create_task(self._start(command, package))
+        await asyncio.shield(self._starting)
+
+    async def connect(self) -> socket.socket:
+        """A connection, which may have to wait for a place in the queue.
+
+        Raises:
+            OSError: Nobody listens; `ensure` will look again.
+        """
+        while True:
+            try:
+                return self.folder.connect()
+            except BlockingIOError:
+                await asyncio.sleep(POLL_SECONDS)
+            except OSError:
+                self._ready = False
+                raise
+
+    def doubt(self) -> None:
+        """A connection ended before its worker took the job: look again before the next one."""
+        self._ready = False
+
+    async def stop(self) -> None:
+        """End the runtime, whichever process started it."""
+        self._ready = False
+        if not self.folder.path.exists():
+            return
+        async with self._start_lock():
+            if self._process is not None and self._process.running:
+                await self._process.stop()
+            await self._stop_foreign()
+            self.folder.write_status("stopped", "stopped on request")
+            self.folder.remove_package()
+
+    async def aclose(self) -> None:
+        """End the runtime if this process started it."""
+        if self._starting is not None:
+            self._starting.cancel()
+            await asyncio.gather(self._starting, return_exceptions=True)
+        if self._process is not None:
+            await self._process.stop()
+
+    async def _start(self, command: Sequence[str], package: Callable[[], Awaitable[bytes]]) -> None:
+        self.folder.create()
+        try:
+            async with asyncio.timeout(self._timeout), self._start_lock():
+                if await self._joins_a_running_one():
+                    self._ready = True
+                    return
+                self._raise_recent_failure()
+                await self._wait_after_quick_deaths()
+                await self._spawn(command, package)
+        except TimeoutError:
+            raise self._failed(
+                f"{self._id} was not ready after {self._timeout:g} s", "see its log, or raise etl.start_timeout"
+            ) from None
+
+    @contextlib.asynccontextmanager
+    async def _start_lock(self) -> AsyncIterator[None]:
+        while True:
+            with self.folder.try_start_lock() as locked:
+                if locked:
+                    yield
+                    return
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _joins_a_running_one(self) -> bool:
+        """Whether another process' runtime is there and ready. One that is about to end is waited for."""
+        while self.folder.runtime_lives():
+            status = self.folder.status()
+            if status is not None and status.state == "ready":
+                return True
+            await asyncio.sleep(POLL_SECONDS)
+        return False
+
+    def _raise_recent_failure(self) -> None:
+        status = self.folder.status()
+        if status is not None and status.state == "failed" and time.time() - status.since < FAILURE_SECONDS:
+            raise TransformStartError(status.message, hint=status.hint)
+
+    async def _wait_after_quick_deaths(self) -> None:
+        quick = time.monotonic() - self._started_at < STABLE_SECONDS
+        self._quick_deaths = self._quick_deaths + 1 if quick else 0
+        if self._quick_deaths > 1:
+            await asyncio.sleep(min(BACKOFF_SECONDS * 2.0 ** (self._quick_deaths - 2), MAX_BACKOFF_SECONDS))
+
+    async def _spawn(self, command: Sequence[str], package: Callable[[], Awaitable[bytes]]) -> None:
+        if not self.folder.has_package():
+            self.folder.write_package(await package())
+        self.folder.forget_status()
+        process = self._process = RuntimeProcess(command, self.folder.path, self.log_file)
+        try:
+            while not self._ready:
+                await asyncio.sleep(POLL_SECONDS)
+                running = process.running  # asked first: what it wrote before it ended counts
+                status = self.folder.status()
+                if status is not None and status.state == "failed":
+                    await process.stop()
+                    raise TransformStartError(status.message, hint=status.hint)
+                if not running:
+                    message = f"{self._id} ended while it started: {process.describe_exit()}"
+                    raise self._failed(message, self._last_words())
+                self._ready = status is not None and status.state == "ready"
+        except asyncio.CancelledError:
+            await asyncio.shield(process.stop())
+            raise
+        self._started_at = time.monotonic()
+
+    def _failed(self, message: str, hint: str) -> TransformStartError:
+        self.folder.write_status("failed", message, hint)
+        return TransformStartError(message, hint=hint)
+
+    def _last_words(self) -> str:
+        words = self.log_file.tail(LOG_LINES).strip()
+        return f"its last words:\n{words}" if words else "it wrote nothing; was it out of memory?"
+
+    async def _stop_foreign(self) -> None:
+        """Called with the start lock, under which a live runtime's pid can't become another process'."""
+        status = self.folder.status()
+        deadline = time.monotonic() + STOP_SECONDS
+        asked = False
+        while self.folder.runtime_lives():
+            if status is not None and status.pid and not asked:
+                asked = True
+                _signal(status.pid, signal.SIGTERM)
+            elif status is not None and status.pid and time.monotonic() > deadline:
+                _signal(status.pid, signal.SIGKILL)
+            await asyncio.sleep(POLL_SECONDS)
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

@@ -1,0 +1,254 @@
+"""Which transforms there are.
+
+A package is content-addressed: its id holds the digest of its bytes, so the same code registers as the same transform
+and new code can never be taken for old. A name is an alias that moves to whatever was registered last under it; old ids
+keep working. The gateway reads the manifest (plain msgpack) and stores the rest unread: it never unpickles.
+
+Rows are in the database, packages in a store. Every row names an object of its own (`packages/<id>/<random>`), which is
+written before the row and deleted after it. So whatever is killed at whatever moment, and however registrations and
+deletions of one id interleave in several gateways, a row always has its package. A crash in between can leave an
+object without a row; it costs its bytes and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, get_args
+
+from sqlalchemy import delete, select
+
+from shardgate import wire
+from shardgate_gateway.errors import NotFound, PackageInvalid, UpstreamCorrupt
+from shardgate_gateway.etl.options import TransformOptions
+from shardgate_gateway.etl.stats import Outcome, StatsBook, TransformStats
+from shardgate_gateway.state.tables import AliasRow, TransformRow
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from sqlalchemy.orm import Session
+
+    from shardgate_gateway.settings import EtlSettings
+    from shardgate_gateway.state.database import Database
+    from shardgate_gateway.stores.base import Store
+
+LOOKUP_SECONDS = 1.0
+"""How long a process may go on with a name's old meaning after another process moved it."""
+LOOKUPS = 4096
+_NAME = re.compile(wire.NAME_PATTERN)
+_PYTHON = re.compile(r"\d+\.\d+")
+_ON_ERROR = ("fail", "skip", "warn")
+
+
+@dataclass(frozen=True, slots=True)
+class TransformRecord:
+    """A registered transform. `digest` is the SHA-256 of its package, `package_bytes` the package's size."""
+
+    id: str
+    name: str
+    digest: str
+    manifest: wire.Manifest
+    options: TransformOptions
+    package_bytes: int
+    created_at: datetime
+
+
+class Registry:
+    """All transforms of this gateway and its peers.
+
+    Args:
+        database: Holds the rows.
+        packages: Holds the packages.
+        settings: `etl.package_bytes` limits a package.
+        check: Raises PackageInvalid for a manifest that the runner could never run.
+    """
+
+    def __init__(
+        self, database: Database, packages: Store, settings: EtlSettings, check: Callable[[wire.Manifest], None]
+    ) -> None:
+        self._database = database
+        self._packages = packages
+        self._settings = settings
+        self._check = check
+        self._lookups: dict[str, tuple[TransformRecord, float]] = {}
+        self._stats = StatsBook(database)
+
+    async def register(self, package: bytes, options: TransformOptions) -> TransformRecord:
+        """Store a package, point its name at it, and set its options. Idempotent.
+
+        Raises:
+            PackageInvalid: Not a package, too large, or of values this gateway can't run.
+            LocalStorageError: The database failed.
+            UpstreamError: The package store failed.
+        """
+        manifest = self._validate(package)
+        row = TransformRow(
+            id=wire.transform_id(manifest.name, package),
+            name=manifest.name,
+            digest=hashlib.sha256(package).hexdigest(),
+            manifest=asdict(manifest),
+            options=options.model_dump(),
+            package_bytes=len(package),
+            created_at=datetime.now(UTC),
+        )
+        self._lookups.clear()
+        known = await self._database.write(lambda session: _update(session, row))
+        if known is None:
+            row.package_key = f"packages/{row.id}/{secrets.token_hex(8)}"
+            await self._packages.put(row.package_key, _once(package), size=len(package))
+            known = await self._database.write(lambda session: _insert(session, row))
+            if known.package_key != row.package_key:  # another gateway registered the same package meanwhile
+                await self._packages.delete(row.package_key)
+        self._lookups.clear()
+        return _record(known)
+
+    async def resolve(self, name_or_id: str) -> TransformRecord:
+        """The transform with this id, or the one that this name means now.
+
+        Raises:
+            NotFound: There is none.
+        """
+        now = time.monotonic()
+        record, until = self._lookups.get(name_or_id, (None, 0.0))
+        if record is None or now >= until:
+            row = await self._database.read(lambda session: _find(session, name_or_id))
+            if len(self._lookups) >= LOOKUPS:
+                self._lookups.clear()
+            record = _record(row)
+            self._lookups[name_or_id] = record, now + LOOKUP_SECONDS
+        return record
+
+    async def list(self) -> list[TransformRecord]:
+        """All transforms, the newest first."""
+        newest = select(TransformRow).order_by(TransformRow.created_at.desc(), TransformRow.id)
+        return [_record(row) for row in await self._database.read(lambda session: session.scalars(newest).all())]
+
+    async def delete(self, id: str) -> None:  # noqa: A002 (it is one)
+        """Forget a transform, its alias and its stats. A name that meant it means nothing until it is registered again.
+
+        Raises:
+            NotFound: There is no transform with this id.
+        """
+        key = await self._database.write(lambda session: _delete(session, id))
+        self._lookups.clear()
+        await self._packages.delete(key)
+
+    async def package(self, id: str) -> bytes:  # noqa: A002
+        """The package as it was registered, checked against its digest.
+
+        Raises:
+            NotFound: There is no transform with this id.
+            UpstreamCorrupt: The store holds other bytes.
+        """
+        row = await self._database.read(lambda session: _find(session, id))
+        stream = await self._packages.get(row.package_key)
+        try:
+            package = b"".join([bytes(chunk) async for chunk in stream.chunks])
+        finally:
+            await stream.aclose()
+        if hashlib.sha256(package).hexdigest() != row.digest:
+            raise UpstreamCorrupt(f"the stored package of {row.id} does not match its digest", hint="register it again")
+        return package
+
+    async def stats(self, id: str) -> TransformStats:  # noqa: A002
+        """Sums over all jobs of a transform since it was registered; NotFound where there is none."""
+        return await self._stats.read((await self.resolve(id)).id)
+
+    async def add_stats(self, id: str, stats: wire.Stats, outcome: Outcome) -> None:  # noqa: A002
+        """Add one job. Written together with others a moment later: a crash loses at most the last second's."""
+        self._stats.add(id, stats, outcome)
+
+    async def aclose(self) -> None:
+        await self._stats.aclose()
+
+    def _validate(self, package: bytes) -> wire.Manifest:
+        if len(package) > self._settings.package_bytes:
+            raise PackageInvalid(
+                f"the package has {len(package)} bytes, and {self._settings.package_bytes} are allowed",
+                hint="load large data in the function's setup() instead of capturing it, or raise etl.package_bytes",
+            )
+        try:
+            manifest, function = wire.unpack_package(package)
+        except ValueError as error:
+            raise PackageInvalid(str(error), hint="client and gateway may be of different versions") from error
+        _check_values(manifest, function)
+        self._check(manifest)
+        return manifest
+
+
+def _check_values(manifest: wire.Manifest, function: object) -> None:
+    """A manifest is decoded data from anywhere, so its types are not what its annotations say."""
+    checks = {
+        "name": isinstance(manifest.name, str) and _NAME.fullmatch(manifest.name),
+        "kind": manifest.kind in get_args(wire.Kind),
+        "decoder": isinstance(manifest.decoder, str),
+        "on_error": manifest.on_error in _ON_ERROR,
+        "sample_timeout": isinstance(manifest.sample_timeout, int | float) and manifest.sample_timeout >= 0,
+        "python": isinstance(manifest.python, str) and _PYTHON.fullmatch(manifest.python),
+        "requirements": all(isinstance(requirement, str) for requirement in manifest.requirements),
+        "entry": isinstance(manifest.entry, str),
+        "source": isinstance(manifest.source, str),
+    }
+    for field, good in checks.items():
+        if not good:
+            value = str(getattr(manifest, field))[:80]
+            raise PackageInvalid(f"the manifest's {field} can't be {value!r}", hint="see shardgate.wire.Manifest")
+    if not isinstance(function, bytes) or not function:
+        raise PackageInvalid("the package holds no function")
+
+
+async def _once(package: bytes) -> AsyncIterator[bytes]:
+    yield package
+
+
+def _update(session: Session, row: TransformRow) -> TransformRow | None:
+    """Set options and alias of a transform that is there already."""
+    known = session.get(TransformRow, row.id)
+    if known is not None:
+        known.options = row.options
+        session.merge(AliasRow(name=row.name, transform_id=row.id, updated_at=datetime.now(UTC)))
+    return known
+
+
+def _insert(session: Session, row: TransformRow) -> TransformRow:
+    known = _update(session, row)
+    if known is None:
+        session.add(row)
+        session.flush()
+        session.merge(AliasRow(name=row.name, transform_id=row.id, updated_at=datetime.now(UTC)))
+    return known or row
+
+
+def _find(session: Session, name_or_id: str) -> TransformRow:
+    row = session.get(TransformRow, name_or_id)
+    if row is None:
+        alias = session.get(AliasRow, name_or_id)
+        row = session.get(TransformRow, alias.transform_id) if alias else None
+    if row is None:
+        raise NotFound(f"there is no transform {name_or_id!r}", hint="`shardgate etl ls` lists them")
+    return row
+
+
+def _delete(session: Session, transform_id: str) -> str:
+    row = session.get(TransformRow, transform_id)
+    if row is None:
+        raise NotFound(f"there is no transform {transform_id!r}", hint="give its full id, not its name")
+    session.execute(delete(TransformRow).where(TransformRow.id == transform_id))
+    return row.package_key
+
+
+def _record(row: TransformRow) -> TransformRecord:
+    return TransformRecord(
+        id=row.id,
+        name=row.name,
+        digest=row.digest,
+        manifest=wire.Manifest.from_map(row.manifest),
+        options=TransformOptions.model_validate(row.options),
+        package_bytes=row.package_bytes,
+        created_at=row.created_at if row.created_at.tzinfo else row.created_at.replace(tzinfo=UTC),
+    )

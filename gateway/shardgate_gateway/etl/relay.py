@@ -1,0 +1,209 @@
+"""From a worker to the reader: one transformed shard as one unbroken stream of bytes.
+
+The stream outlives its workers. What was delivered is counted (`progress.py`); when a worker is lost, another goes on
+at the exact byte, and the reader sees a pause. That works because a transform's randomness is a function of the request
+and the sample index alone. What can't be continued raises: the stream ends normally only after a worker said END.
+
+**A reader that leaves** closes the generator, and that closes the connection; the worker notices within a sample.
+
+**A reader that pauses** keeps its worker from others, or, when one thread reads two shards in turn, from itself for
+ever. So after `release_seconds` on one chunk the worker is given up, the chunk stays valid (see `connection.py`), and
+when the reader goes on, so does another worker.
+
+**Blame.** A job's id is unlike any other's, even if two readers chose the same request id: deaths are reported by it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+from shardgate import wire
+from shardgate.urls import ObjectName, object_path
+from shardgate_gateway.errors import (
+    Busy,
+    GatewayError,
+    SampleError,
+    TransformError,
+    UpstreamUnavailable,
+    WorkerLost,
+)
+from shardgate_gateway.etl.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from shardgate_gateway.cache.reader import Reading
+    from shardgate_gateway.cache.source import Source
+    from shardgate_gateway.etl.registry import Registry, TransformRecord
+    from shardgate_gateway.etl.runner import Runner, WorkerConnection
+    from shardgate_gateway.etl.stats import Outcome
+    from shardgate_gateway.settings import EtlSettings
+
+BACKOFF_SECONDS = 0.05
+"""Before the third attempt without progress; doubles, with jitter. The second follows at once."""
+MAX_BACKOFF_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformRequest:
+    """One object version through one transform. `reading` stays open until the stream is closed."""
+
+    record: TransformRecord
+    source: Source
+    reading: Reading
+    args: str = ""
+    seed: int = 0
+    epoch: int = 0
+    request_id: str = ""
+
+
+class Relay:
+    """Streams results of transforms.
+
+    Args:
+        runner: Where workers run.
+        registry: Takes the stats.
+        settings: Limits and times.
+        endpoint: URL of this gateway as workers reach it, for shards that they can't read from a local file.
+        token: Bearer token for it, or "".
+    """
+
+    def __init__(
+        self, runner: Runner, registry: Registry, settings: EtlSettings, *, endpoint: str, token: str = ""
+    ) -> None:
+        self._runner = runner
+        self._registry = registry
+        self._settings = settings
+        self._endpoint = endpoint
+        self._token = token
+
+    async def stream(self, request: TransformRequest, *, skip: int = 0) -> AsyncGenerator[memoryview]:
+        """The result from byte `skip` on. A yielded buffer is valid until the generator is resumed.
+
+        Raises:
+            SampleError: The function failed on a sample, and its policy is `fail`.
+            TransformStartError: The runtime can't start.
+            WorkerLost: Too many workers died without progress.
+            Busy: Too many requests wait for a worker.
+            UpstreamError: The raw object can't be read.
+        """
+        job = self._job(request)
+        progress = Progress(self._settings.attempts, skip=skip)
+        while True:
+            attempt = _Attempt(progress.sample, progress.delivered)
+            try:
+                await self._runner.ensure(request.record)
+                shard = await request.reading.verified_file()
+                connection = await self._runner.connect(request.record, progress.resume(job), shard)
+                with contextlib.closing(connection):
+                    if progress.explain(connection.hello.death):
+                        attempt.outcome = "released"
+                    while attempt.outcome == "abandoned":
+                        received = await connection.receive()
+                        if isinstance(received, wire.Stats):
+                            attempt.end("completed", received)
+                        elif isinstance(received, wire.Failure):
+                            attempt.fail(received)
+                        elif count := len(received.data):
+                            timer = self._give_up_later(connection, attempt)
+                            try:
+                                yield received.data
+                            finally:
+                                timer.cancel()
+                            progress.advance(count, received.checkpoint)
+                            await connection.consumed(count)
+                        else:
+                            progress.advance(0, received.checkpoint)
+            except Busy as error:
+                if progress.delivered == skip:
+                    raise
+                await asyncio.sleep(error.retry_after or MAX_BACKOFF_SECONDS)
+            except (WorkerLost, UpstreamUnavailable) as error:
+                progress.lost()
+                attempt.outcome = "failed" if progress.exhausted else "lost"
+                if progress.exhausted:
+                    raise _given_up(request, progress, error) from error
+            except GatewayError:
+                attempt.outcome = "failed"
+                raise
+            finally:
+                await self._registry.add_stats(request.record.id, attempt.stats(progress), attempt.outcome)
+            if attempt.outcome == "completed":
+                return
+            await _back_off(progress.losses)
+
+    def _job(self, request: TransformRequest) -> wire.Job:
+        bucket, key = ObjectName.parse(request.source.label)
+        return wire.Job(
+            request_id=f"{request.request_id}-{secrets.token_hex(4)}",
+            transform_id=request.record.id,
+            bucket=str(bucket),
+            key=key,
+            etag=request.reading.meta.etag,
+            url=self._endpoint + object_path(bucket, key, {}),
+            token=self._token,
+            seed=request.seed,
+            epoch=request.epoch,
+            args=request.args,
+            ring=True,
+        )
+
+    def _give_up_later(self, connection: WorkerConnection, attempt: _Attempt) -> asyncio.TimerHandle:
+        def give_up() -> None:
+            attempt.outcome = "released"
+            connection.close()
+
+        return asyncio.get_running_loop().call_later(self._settings.release_seconds, give_up)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One worker's share of the work. `outcome` is what it is if nothing else happens: the reader leaves."""
+
+    first_sample: int
+    first_byte: int
+    outcome: Outcome = "abandoned"
+    reported: wire.Stats | None = None
+
+    def end(self, outcome: Outcome, stats: wire.Stats) -> None:
+        self.outcome, self.reported = outcome, stats
+
+    def fail(self, failure: wire.Failure) -> NoReturn:
+        """Account for a FAIL and raise what it means."""
+        self.end("failed", wire.Stats(**failure.stats))
+        if failure.code == "sample_failed":
+            raise SampleError(
+                failure.message, hint=failure.hint, sample=failure.sample, key=failure.key, traceback=failure.traceback
+            )
+        if failure.code == "input_invalid":
+            raise TransformError(failure.message, hint=failure.hint)
+        error = UpstreamUnavailable if failure.code == "input_unavailable" else WorkerLost
+        raise error(failure.message, hint=failure.hint)
+
+    def stats(self, progress: Progress) -> wire.Stats:
+        """What the worker reported, or what is known of one that could not."""
+        done = wire.Stats(
+            samples_in=progress.sample - self.first_sample, bytes_out=progress.delivered - self.first_byte
+        )
+        return self.reported or done
+
+
+def _given_up(request: TransformRequest, progress: Progress, error: GatewayError) -> GatewayError:
+    if isinstance(error, UpstreamUnavailable):
+        return error
+    return WorkerLost(
+        f"{request.source.label}: {progress.losses} workers of {request.record.id} were lost one after the other "
+        f"at sample {progress.sample}; the last one: {error.message}",
+        hint=error.hint or f"`shardgate etl logs {request.record.id}` shows what they wrote last",
+    )
+
+
+async def _back_off(losses: int) -> None:
+    if losses > 1:
+        delay = min(BACKOFF_SECONDS * 2.0 ** (losses - 2), MAX_BACKOFF_SECONDS)
+        await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 (jitter)

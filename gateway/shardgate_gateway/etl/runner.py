@@ -1,0 +1,116 @@
+"""Where workers run: the interface that the relay knows.
+
+`local/` runs them as processes of this machine, `kubernetes/` as pods. A runner keeps one runtime per transform (a
+parent that loaded the package, and its workers), starts it when it is first needed, and hands out connections, each of
+which has one worker to itself for one shard.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from shardgate import wire
+    from shardgate_gateway.cache.reader import FileSpan
+    from shardgate_gateway.etl.registry import TransformRecord
+
+RunnerState = Literal["pending", "starting", "ready", "failed", "idle", "stopped"]
+"""`pending`: not asked for yet. `idle`: stopped because nobody asked for a while; the next GET starts it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerStatus:
+    """A transform's runtime, as people see it. `since` is when the state began; `workers` is 0 unless it is ready."""
+
+    state: RunnerState
+    message: str = ""
+    hint: str = ""
+    workers: int = 0
+    since: datetime | None = None
+
+
+class Chunk(NamedTuple):
+    """Bytes of the result, and where another worker would go on after them. Valid until `consumed`."""
+
+    data: memoryview
+    checkpoint: wire.Checkpoint
+
+
+class WorkerConnection(ABC):
+    """One worker at work on one job.
+
+    Attributes:
+        hello: What the worker said when it took the job.
+    """
+
+    hello: wire.Hello
+
+    @abstractmethod
+    async def receive(self) -> Chunk | wire.Stats | wire.Failure:
+        """The next chunk (it may be empty: a sign of life with a checkpoint), or `Stats` at END, or the `Failure`.
+
+        Raises:
+            WorkerLost: The worker died, hung or broke the protocol. What it sent whole before was received before.
+        """
+
+    @abstractmethod
+    async def consumed(self, count: int) -> None:
+        """Say that the last chunk's `count` bytes are done with, so that the worker may reuse their memory."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the worker up. The last chunk stays readable, unchanged, for as long as someone holds it. Idempotent."""
+
+
+class Runner(ABC):
+    """Runs transforms."""
+
+    @abstractmethod
+    def check(self, manifest: wire.Manifest) -> None:
+        """Refuse at registration what could never start.
+
+        Raises:
+            PackageInvalid: With the reason.
+        """
+
+    @abstractmethod
+    async def ensure(self, record: TransformRecord) -> None:
+        """Start the transform's runtime if it does not run, and wait until it is ready.
+
+        Raises:
+            TransformStartError: It can't start; the message is what the runtime said.
+        """
+
+    @abstractmethod
+    async def connect(self, record: TransformRecord, job: wire.Job, input: FileSpan | None) -> WorkerConnection:  # noqa: A002
+        """Hand the job to a worker, waiting for a free one.
+
+        Args:
+            record: A transform that `ensure` said is ready.
+            job: Its `url` is where to read the shard when `input` can't be used.
+            input: The shard as a file of this machine, if it is one.
+
+        Raises:
+            WorkerLost: The runtime died meanwhile.
+            Busy: Too many requests wait already.
+        """
+
+    @abstractmethod
+    async def status(self, id: str) -> RunnerStatus:  # noqa: A002
+        """The state of a transform's runtime."""
+
+    @abstractmethod
+    async def stop(self, id: str) -> None:  # noqa: A002
+        """Stop a transform's runtime, if it runs. Jobs that somebody still reads are lost, and start it again."""
+
+    @abstractmethod
+    async def logs(self, id: str, *, tail: int) -> str:  # noqa: A002
+        """The last `tail` lines that the runtime and its workers wrote."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Stop everything that this process started."""

@@ -1,0 +1,146 @@
+"""The gateway's ETL put together without HTTP: real cache, database, package store, runtimes, and a folder as the bucket."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from shardgate import wire
+from shardgate.capture import capture
+from shardgate_gateway.cache.cache import Cache
+from shardgate_gateway.cache.source import Freshness, StoreSource
+from shardgate_gateway.etl.local.runner import LocalRunner
+from shardgate_gateway.etl.options import TransformOptions
+from shardgate_gateway.etl.registry import Registry, TransformRecord
+from shardgate_gateway.etl.relay import Relay, TransformRequest
+from shardgate_gateway.settings import CacheSettings, EtlSettings, UpstreamSettings
+from shardgate_gateway.state.database import Database
+from shardgate_gateway.stores.local_folder import LocalFolder
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+
+@dataclass
+class Etl:
+    """Everything below one folder; a second one of the same folder is a second gateway process."""
+
+    folder: Path
+    settings: EtlSettings
+    cache: Cache = field(init=False)
+    registry: Registry = field(init=False)
+    runner: LocalRunner = field(init=False)
+    relay: Relay = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("bucket", "state"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self.bucket = LocalFolder(self.folder / "bucket", label="gcp://shards")
+        self.database = Database(f"sqlite:///{self.folder / 'state' / 'shardgate.db'}")
+        packages = LocalFolder(self.folder / "state", label="packages")
+        self.cache = Cache(CacheSettings(dir=self.folder / "cache", capacity_bytes=1 << 30), UpstreamSettings())
+        self.runner = LocalRunner(self.settings, self.folder / "state", lambda id: self.registry.package(id))
+        self.registry = Registry(self.database, packages, self.settings, self.runner.check)
+        self.relay = Relay(self.runner, self.registry, self.settings, endpoint="http://127.0.0.1:1")
+
+    async def start(self) -> None:
+        await self.cache.start()
+
+    async def aclose(self) -> None:
+        await self.runner.aclose()
+        await self.registry.aclose()
+        await self.cache.aclose()
+        await self.database.aclose()
+
+    def put(self, key: str, body: bytes) -> None:
+        (self.folder / "bucket" / key).write_bytes(body)
+
+    async def register(self, function: Callable[..., Any], *, cache: str = "never", **capturing: Any) -> TransformRecord:
+        _, package = capture(function, **{"decoder": "", **capturing})
+        return await self.registry.register(package, TransformOptions.parse({"cache": cache}))
+
+    def source(self, key: str) -> StoreSource:
+        return StoreSource(self.bucket, "gcp", "shards", key, Freshness.after(60))
+
+    @asynccontextmanager
+    async def request(self, record: TransformRecord, key: str, **parameters: Any) -> AsyncIterator[TransformRequest]:
+        """A request whose shard lies whole in the cache."""
+        source = self.source(key)
+        await self.cache.prefetch(source)
+        reading = await self.cache.open(source)
+        try:
+            yield TransformRequest(record=record, source=source, reading=reading, request_id="test", **parameters)
+        finally:
+            reading.aclose()
+
+    async def read(self, record: TransformRecord, key: str, *, skip: int = 0, **parameters: Any) -> bytes:
+        """The whole result."""
+        async with self.request(record, key, **parameters) as request:
+            return await collect(self.relay, request, skip=skip)
+
+    def worker_pids(self, record: TransformRecord) -> list[int]:
+        """The runtime's workers, children of the process that status.json names."""
+        status = self.runner._runtime(record.id).folder.status()
+        assert status is not None
+        return children(status.pid)
+
+    def runtime_pid(self, record: TransformRecord) -> int:
+        status = self.runner._runtime(record.id).folder.status()
+        assert status is not None
+        return status.pid
+
+
+async def collect(relay: Relay, request: TransformRequest, *, skip: int = 0) -> bytes:
+    parts = bytearray()
+    async with aclosing(relay.stream(request, skip=skip)) as chunks:
+        async for chunk in chunks:
+            parts += chunk
+    return bytes(parts)
+
+
+def children(pid: int) -> list[int]:
+    try:
+        text = open(f"/proc/{pid}/task/{pid}/children").read()  # noqa: PTH123
+    except FileNotFoundError:
+        return []
+    return [int(child) for child in text.split()]
+
+
+@asynccontextmanager
+async def etl_in(folder: Path, **settings: Any) -> AsyncIterator[Etl]:
+    etl = Etl(folder, EtlSettings(**{"workers": 2, "start_timeout": 60, **settings}))
+    await etl.start()
+    try:
+        yield etl
+    finally:
+        await etl.aclose()
+
+
+async def eventually(condition: Callable[[], Any], *, seconds: float = 20) -> Any:
+    """The first true answer of `condition`."""
+    async with asyncio.timeout(seconds):
+        while not (answer := condition()):
+            await asyncio.sleep(0.01)
+        return answer
+
+
+def pid_exists(pid: int) -> bool:
+    """Whether a process runs; one that waits to be reaped does not."""
+    try:
+        return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "Z"  # noqa: PTH123
+    except FileNotFoundError:
+        return False
+
+
+def package_of(function: bytes = b"opaque", **manifest: Any) -> bytes:
+    """A package whose function nobody could load."""
+    python = "{}.{}".format(*__import__("sys").version_info[:2])
+    return wire.pack_package(wire.Manifest(**{"name": "opaque", "python": python, **manifest}), function)
+
+
+def process_id() -> int:
+    return os.getpid()
