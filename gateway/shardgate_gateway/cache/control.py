@@ -1,0 +1,162 @@
+"""The control file of a fill: how processes that want the same object find each other.
+
+One small record says everything: which version is coming, how long it is, and the watermark, up to which the bytes of the body
+file may be read. Only the holder of the file's OS lock writes it, whole, by one `pwrite`; everybody else polls it by `pread`.
+A checksum covers it, so a torn read is seen and simply read again. (A memory map would save a microsecond per poll, and
+turn a full disk into SIGBUS.)
+
+The kernel drops the lock when its holder dies, however it dies, so who gets the lock of an unfinished fill is its heir.
+The usual trap of lock files is that the path may have been unlinked, or be another file by now: after locking we look.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+import xxhash
+
+from shardgate_gateway import errors
+from shardgate_gateway.cache.entry import pack_meta, unpack_meta
+from shardgate_gateway.cache.layout import unlink
+from shardgate_gateway.errors import GatewayError
+
+if TYPE_CHECKING:
+    from shardgate_gateway.stores.base import ObjectMeta
+
+MAX_RECORD = 64 << 10
+BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+"""What a fill wrote before the machine went down may never have reached the disk."""
+
+
+class State(IntEnum):
+    OPENING = 0
+    """The source was asked; nothing is known yet."""
+    FILLING = 1
+    COMPLETE = 2
+    """The body file holds all bytes; it is about to become an entry."""
+    DONE = 3
+    """The filler is finished with it, whether it became an entry or could not."""
+    FAILED = 4
+
+
+@dataclass(slots=True)
+class Record:
+    """What the filler says. `opened_at` is monotonic time, which all processes of one boot share."""
+
+    body: str
+    """File name of the growing body. It is recorded before the file exists."""
+    opened_at: float
+    state: State = State.OPENING
+    watermark: int = 0
+    reserved: int = 0
+    meta: ObjectMeta | None = None
+    failure: tuple[str, str, str] | None = None
+    """Code, message, hint."""
+    boot: str = BOOT
+
+    def pack(self) -> bytes:
+        meta = pack_meta(self.meta) if self.meta else None
+        data: bytes = msgpack.packb(
+            [self.body, self.opened_at, self.state, self.watermark, self.reserved, meta, self.failure, self.boot]
+        )
+        return xxhash.xxh3_64_digest(data) + len(data).to_bytes(4, "little") + data
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> Record | None:
+        data = raw[12 : 12 + int.from_bytes(raw[8:12], "little")]
+        if not data or xxhash.xxh3_64_digest(data) != raw[:8]:
+            return None
+        fields: list[Any] = msgpack.unpackb(data)
+        body, opened_at, state, watermark, reserved, meta, failure, boot = fields
+        known = unpack_meta(meta) if meta else None
+        return cls(body, opened_at, State(state), watermark, reserved, known, tuple(failure) if failure else None, boot)
+
+
+class Control:
+    """An open control file, locked by us or not."""
+
+    def __init__(self, path: str, fd: int) -> None:
+        self.path = path
+        self.fd = fd
+        self.locked = False
+        self.inode = os.fstat(fd).st_ino
+        self._seen = b""
+
+    @classmethod
+    def attach(cls, path: str) -> Control:
+        """Open or create the control file that stands at `path` now, and lock it if nobody else has. May raise OSError."""
+        while True:
+            control = cls(path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            control.try_lock()
+            if control.linked():
+                return control
+            control.close()
+
+    def try_lock(self) -> bool:
+        if not self.locked:
+            try:
+                fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            self.locked = True
+        return True
+
+    def linked(self) -> bool:
+        """Whether the path still leads to this file: nobody invalidated, finished or replaced the fill."""
+        try:
+            return os.stat(self.path).st_ino == self.inode
+        except FileNotFoundError:
+            return False
+
+    def write(self, record: Record) -> None:
+        os.pwrite(self.fd, record.pack(), 0)
+
+    def read(self) -> Record | None:
+        return Record.unpack(os.pread(self.fd, MAX_RECORD, 0))
+
+    def news(self) -> Record | None:
+        """The record, if it is another one than at the last call."""
+        raw = os.pread(self.fd, MAX_RECORD, 0)
+        if raw == self._seen:
+            return None
+        record = Record.unpack(raw)
+        if record is not None:
+            self._seen = raw
+        return record
+
+    def remove(self) -> None:
+        if self.linked():
+            unlink(self.path)
+
+    def close(self) -> None:
+        """Gives the lock back, too."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def failure_of(error: Exception) -> tuple[str, str, str]:
+    if isinstance(error, GatewayError):
+        return error.code, error.message, error.hint
+    return GatewayError.code, f"{type(error).__name__}: {error}", ""
+
+
+def error_of(failure: tuple[str, str, str]) -> GatewayError:
+    """The error that another process met, as far as it can be told."""
+    code, message, hint = failure
+    kind = _BY_CODE.get(code, GatewayError)
+    try:
+        return kind(message, hint=hint)
+    except TypeError:  # a class that wants to know more than was written down
+        return GatewayError(message, hint=hint)
+
+
+_BY_CODE: dict[str, type[GatewayError]] = {
+    kind.code: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, GatewayError)
+}

@@ -1,0 +1,156 @@
+"""Entries that this process has open, or has in memory: what makes a warm GET cost one `stat`.
+
+A slot is never trusted by itself. Every lookup compares the file at the entry's path with the one that the slot was made
+from, so what another process published, evicted or invalidated is seen at once.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from shardgate_gateway.cache.blocks import BLOCK, block_count
+from shardgate_gateway.cache.layout import Identity
+
+if TYPE_CHECKING:
+    from shardgate_gateway.cache.entry import Entry
+    from shardgate_gateway.cache.members import Member
+    from shardgate_gateway.stores.base import ObjectMeta
+
+MAX_OPEN = 512
+"""Descriptors kept open for the next reader."""
+MAX_REMEMBERED = 1 << 16
+"""Files whose verified blocks are remembered, open or not; a byte per block."""
+TOUCH_SECONDS = 60.0
+"""Recency is recorded on disk at most so often."""
+
+
+class Slot:
+    """One entry. Either `content` or `entry` is set."""
+
+    __slots__ = (
+        "checked",
+        "content",
+        "entry",
+        "identity",
+        "members",
+        "meta",
+        "path",
+        "size",
+        "touched",
+        "unchecked",
+        "validated_at",
+    )
+
+    def __init__(
+        self,
+        path: str,
+        identity: Identity,
+        meta: ObjectMeta,
+        validated_at: float,
+        *,
+        content: bytes | None,
+        entry: Entry | None,
+    ) -> None:
+        assert meta.size is not None
+        self.path = path
+        self.identity = identity
+        self.meta = meta
+        self.size = meta.size
+        self.validated_at = validated_at
+        """When the source was last asked whether this is the current version (monotonic)."""
+        self.content = content
+        self.entry = entry
+        self.checked = bytearray(block_count(self.size))
+        """Per block: whether this process found it to match its checksum."""
+        self.unchecked = 0 if content is not None else len(self.checked)
+        self.touched = 0.0
+        self.members: tuple[Member, ...] | None = None
+        """The tar index, once somebody asked for it."""
+
+    def current(self) -> bool:
+        """Whether the entry at the path still is this one."""
+        try:
+            stat = os.stat(self.path)
+        except FileNotFoundError:
+            return False
+        return (stat.st_ino, stat.st_mtime_ns, stat.st_size) == self.identity
+
+    def touch(self, now: float) -> None:
+        """Record that it was used, for eviction."""
+        if now - self.touched > TOUCH_SECONDS:
+            self.touched = now
+            try:
+                os.utime(self.path, ns=(time.time_ns(), self.identity.mtime_ns))
+            except OSError:  # just evicted, or not ours to touch: only the order of eviction suffers
+                pass
+
+    def verify(self, start: int, end: int) -> bool:
+        """Check the blocks under bytes `[start, end)` that were not checked yet. May raise OSError."""
+        assert self.entry is not None
+        for number in range(start // BLOCK, block_count(end)):
+            if not self.checked[number]:
+                if not self.entry.verify(number, number + 1):
+                    return False
+                if not self.checked[number]:  # another thread may have done the same meanwhile
+                    self.checked[number] = 1
+        self.unchecked = self.checked.count(0)
+        return True
+
+    def trust(self) -> None:
+        """Its checksums need no check (they were just computed, or the settings say so)."""
+        self.checked = bytearray(b"\1" * len(self.checked))
+        self.unchecked = 0
+
+
+class HotSet:
+    """Slots by entry name, the most recently used last, bounded in bytes and in descriptors."""
+
+    def __init__(self, memory_bytes: int) -> None:
+        self._memory = memory_bytes
+        self._slots: OrderedDict[str, Slot] = OrderedDict()
+        self._held = 0
+        self._open = 0
+        self._checked: OrderedDict[tuple[str, Identity], bytearray] = OrderedDict()
+
+    def get(self, name: str) -> Slot | None:
+        slot = self._slots.get(name)
+        if slot is not None:
+            self._slots.move_to_end(name)
+        return slot
+
+    def put(self, name: str, slot: Slot) -> Slot:
+        self.drop(name)
+        if slot.entry is not None:
+            slot.checked = self._remembered(name, slot)
+            slot.unchecked = slot.checked.count(0)
+            self._open += 1
+        else:
+            self._held += slot.size
+        self._slots[name] = slot
+        while len(self._slots) > 1 and (self._held > self._memory or self._open > MAX_OPEN):
+            self.drop(next(iter(self._slots)))
+        return slot
+
+    def drop(self, name: str) -> None:
+        slot = self._slots.pop(name, None)
+        if slot is not None:
+            self._open -= slot.entry is not None
+            self._held -= slot.size if slot.entry is None else 0
+
+    def shrink(self) -> None:
+        """Give descriptors back."""
+        for name in [name for name, slot in self._slots.items() if slot.entry is not None]:
+            self.drop(name)
+
+    def _remembered(self, name: str, slot: Slot) -> bytearray:
+        key = (name, slot.identity)
+        checked = self._checked.pop(key, slot.checked)
+        for number, done in enumerate(slot.checked):
+            checked[number] |= done
+        self._checked[key] = checked
+        if len(self._checked) > MAX_REMEMBERED:
+            self._checked.popitem(last=False)
+        return checked

@@ -1,0 +1,85 @@
+"""Anything that can be fetched and kept: an object of a store, or the result of a transform."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgpack
+
+if TYPE_CHECKING:
+    from shardgate_gateway.stores.base import ObjectMeta, ObjectStream, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """How long a cached version is served without asking whether it is still the current one."""
+
+    max_age: float
+    """Seconds; 0 asks at every open, infinity never."""
+
+    @classmethod
+    def immutable(cls) -> Freshness:
+        return cls(math.inf)
+
+    @classmethod
+    def after(cls, seconds: float) -> Freshness:
+        return cls(seconds)
+
+    @classmethod
+    def always(cls) -> Freshness:
+        return cls(0.0)
+
+    def since(self, opened: float) -> float:
+        """What was asked for at this time or later is fresh for a read that was opened at `opened` (monotonic)."""
+        return opened - self.max_age
+
+
+class Source(ABC):
+    """One object, whatever its version."""
+
+    entry_name: str
+    """64 hex digits, see `entry_name`."""
+    label: str
+    """ "gcp://bucket/key", for messages."""
+    freshness: Freshness
+    ranged: bool = False
+    """Bytes [a, b) cost about b - a bytes, so that a large body may be fetched by several ranges at once."""
+
+    @abstractmethod
+    async def open(self, *, start: int = 0, end: int | None = None, if_match: str | None = None) -> ObjectStream:
+        """Open bytes `[start, end)` of the current version; raises as `Store.get`.
+
+        The chunks stay valid after the iterator went on: who yields from memory that is used again copies first.
+        """
+
+    @abstractmethod
+    async def head(self) -> ObjectMeta:
+        """Describe the current version; raises as `Store.head`. `size` may be None where it is not known in advance."""
+
+
+class StoreSource(Source):
+    """An object in a remote bucket."""
+
+    ranged = True
+
+    def __init__(self, store: Store, provider: str, bucket: str, key: str, freshness: Freshness) -> None:
+        self._store = store
+        self._key = key
+        self.entry_name = entry_name("object", provider, bucket, key)
+        self.label = f"{provider}://{bucket}/{key}"
+        self.freshness = freshness
+
+    async def open(self, *, start: int = 0, end: int | None = None, if_match: str | None = None) -> ObjectStream:
+        return await self._store.get(self._key, start=start, end=end, if_match=if_match)
+
+    async def head(self) -> ObjectMeta:
+        return await self._store.head(self._key)
+
+
+def entry_name(*identity: str) -> str:
+    """The name of the entry that is for this; the parts are framed, so that ("a", "b/c") and ("a/b", "c") differ."""
+    return hashlib.sha256(msgpack.packb(identity)).hexdigest()

@@ -1,0 +1,50 @@
+"""What processes that died left behind in `fills/`.
+
+A control file that can be locked belongs to nobody. If its fill can be resumed (same boot, a version is known) it is
+kept for a while, because the next reader goes on where it stopped; anything else goes. A body file goes when no
+control file names it: a filler records the name before it creates the body, so no living filler's body looks like that,
+unless it was invalidated and must not become an entry anyway.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from shardgate_gateway.cache.control import BOOT, Control, State
+from shardgate_gateway.cache.layout import Layout, unlink
+from shardgate_gateway.cache.space import peek
+
+KEEP_SECONDS = 3600.0
+"""How long a fill without a filler waits for a reader to resume it."""
+
+
+def sweep(layout: Layout) -> int:
+    """Remove leftovers; returns how many files. Safe beside living processes. Blocks."""
+    with os.scandir(layout.fills) as found:
+        names = [item.name for item in found]
+    bodies = [name for name in names if "." in name]
+    removed = sum(_sweep_control(layout.control(name)) for name in names if "." not in name)
+    for body in bodies:
+        record = peek(layout.control(body.split(".", 1)[0]))
+        if record is None or record.body != body:
+            removed += unlink(layout.body(body))
+    return removed
+
+
+def _sweep_control(path: str) -> bool:
+    try:
+        control = Control(path, os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return False
+    try:
+        if not control.try_lock() or not control.linked():
+            return False
+        record = control.read()
+        resumable = record is not None and record.boot == BOOT and record.state in (State.FILLING, State.COMPLETE)
+        if resumable and time.time() - os.fstat(control.fd).st_mtime < KEEP_SECONDS:
+            return False
+        control.remove()
+        return True
+    finally:
+        control.close()
