@@ -47,6 +47,7 @@ class Input(ABC):
     def skip_to(self, position: int) -> bool:
         """Go forward. False if the shard ends before `position`."""
 
+    @abstractmethod
     def close(self) -> None:
         """Free what `read` needs. Idempotent."""
 

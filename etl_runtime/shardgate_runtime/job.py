@@ -7,6 +7,7 @@ whatever the size of the shard; a slow reader stops the loop through the full ri
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -75,9 +76,8 @@ class JobRun:
             failure = error.failure
         except MemoryError:
             self.exhausted = True
-            failure = wire.Failure(
-                "input_invalid", f"a sample of {self.label} does not fit the worker's memory", "raise etl.memory_bytes"
-            )
+            message = f"a sample of {self.label} does not fit the worker's memory"
+            failure = wire.Failure("input_invalid", message, "raise etl.memory_bytes")
         self.stats.bytes_in = self.source.position - begin
         self.stats.bytes_out = self.outlet.written
         self._finish(failure)
@@ -87,7 +87,7 @@ class JobRun:
         if failure is None:
             self._connection.send(wire.FrameType.END, msgpack.packb(stats))
             return
-        log.error("%s: %s", self.job.request_id, failure.message)
+        log.error("%s: %s\n%s", self.job.request_id, failure.message, failure.traceback)
         self._output.flush()
         self._connection.send(wire.FrameType.FAIL, replace(failure, stats=stats).pack())
 
@@ -144,7 +144,7 @@ class JobRun:
             del raw
 
     def _run_bytes(self) -> None:
-        """The whole object through the function. It can't be left out of its own response, so every failure is final."""
+        """The whole object through the function. It can't be left out of its own response: every failure is final."""
         start = time.perf_counter()
         try:
             data = self.source.read_all(MAX_SAMPLE)
@@ -158,7 +158,8 @@ class JobRun:
                 self._output.write([chunk])
         except SampleFailed as error:
             message = f"{error.message} (in {self.label})"
-            raise JobFailed(wire.Failure(error.code, message, error.hint, 0, self.job.key, error.traceback)) from None
+            failure = wire.Failure(error.code, message, error.hint, 0, self.job.key, error.traceback)
+            raise JobFailed(failure) from None
         self.stats.samples_out = 1
 
     def _call_bytes(self, data: bytes) -> Iterator[memoryview]:
@@ -185,14 +186,20 @@ class JobRun:
         return result
 
 
-def open_input(job: wire.Job, fd: int | None) -> Input:
-    """The job's raw shard, from where it continues.
+def open_input(job: wire.Job, fd: int | None, transform_id: str) -> Input:
+    """The job's raw shard, from where it continues. Owns the descriptor.
 
     Raises:
-        JobFailed: The job names none.
+        JobFailed: The job names no input, or is for another transform.
     """
-    if fd is not None:
+    if job.transform_id != transform_id:
+        problem = f"the job is for {job.transform_id}, but this runtime runs {transform_id}"
+    elif fd is not None:
         return FileInput(fd, job.input_offset, job.input_size, job.input)
-    if not job.url:
-        raise JobFailed(wire.Failure("internal", "the job came without an input: neither a file descriptor nor a URL"))
-    return HttpInput(job.url, job.token, job.etag, job.input)
+    elif job.url:
+        return HttpInput(job.url, job.token, job.etag, job.input)
+    else:
+        problem = "the job came without an input: neither a file descriptor nor a URL"
+    if fd is not None:
+        os.close(fd)
+    raise JobFailed(wire.Failure("internal", problem))

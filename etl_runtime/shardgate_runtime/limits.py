@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
-import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import signal
 
 ENVIRONMENT = {
     # Workers are processes; a thread pool in each of them would only fight the others for the same cores.

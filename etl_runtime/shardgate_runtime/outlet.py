@@ -50,7 +50,7 @@ class Outlet(ABC):
 
     @abstractmethod
     def announce(self, end: int, checkpoint: wire.Checkpoint) -> None:
-        """Tell the gateway of the bytes up to number `end`; of none, if there are none, which still tells the checkpoint."""
+        """Tell the gateway of the bytes up to number `end`, or of none, which still tells the checkpoint."""
 
     def wait(self) -> None:
         """Wait for the gateway to consume something. Everything written must be announced, or it would be forever."""
@@ -90,13 +90,10 @@ class Ring:
         os.ftruncate(self.fd, size)
         # The gateway maps it, and must not be killed by SIGBUS because someone here made it shorter.
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-        self._mapping = mmap.mmap(self.fd, size)
-        self.memory = memoryview(self._mapping)
+        self.memory = memoryview(mmap.mmap(self.fd, size))
 
     def close(self) -> None:
-        """Leave the memory to those who still map it."""
-        self.memory.release()
-        self._mapping.close()
+        """Leave the memory to those who still map it; here it is unmapped when the last view of it goes."""
         os.close(self.fd)
 
 

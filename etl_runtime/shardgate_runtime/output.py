@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shardgate.wire import Checkpoint
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from shardgate.wire import Checkpoint
     from shardgate_runtime.outlet import Outlet
     from shardgate_runtime.tar_writer import Piece
 

@@ -126,5 +126,5 @@ def _with_args(function: Callable[..., Any]) -> TransformFunction:
     if any(p.name == "args" and p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY} for p in parameters[1:]):
         return lambda value, args: function(value, args=args)
     if len(required) == 2:  # noqa: PLR2004 - the sample and its args
-        return lambda value, args: function(value, args)
+        return function
     return lambda value, _args: function(value)

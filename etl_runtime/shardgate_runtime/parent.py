@@ -21,11 +21,13 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from shardgate import wire
 from shardgate_runtime.failures import StartupError
 from shardgate_runtime.listener import open_listener
 from shardgate_runtime.package import Package, load_package
 from shardgate_runtime.samples import make_decoder
 from shardgate_runtime.scoreboard import Death, Scoreboard, State
+from shardgate_runtime.seeds import Seeds
 from shardgate_runtime.worker import SETUP_FAILED, WorkerOptions, work
 
 if TYPE_CHECKING:
@@ -119,7 +121,7 @@ class Parent:
                 f"decoder {self._package.manifest.decoder!r}: {error}", "see webdataset's imagespecs"
             ) from error
         self._listener, self._address = open_listener(self._options.listen)
-        # What is loaded by now stays shared with the workers: a garbage collection in a worker shall not touch its pages.
+        # What is loaded by now stays shared with the workers: their garbage collections shall not touch its pages.
         gc.collect()
         gc.freeze()
 
@@ -196,11 +198,11 @@ class Parent:
                 self._scoreboard.record_death(slot.request(), Death(sample, key, reason, certain))
         child.pid = 0
         child.verdict = ""
+        slot.end_sample()
         slot.set_state(State.EMPTY, 0)
         if state is State.STARTING:
-            self._setup_failed(
-                child, slot.note() if status == SETUP_FAILED << 8 else f"a worker died in setup: {reason}"
-            )
+            told = os.waitstatus_to_exitcode(status) == SETUP_FAILED
+            self._setup_failed(child, slot.note() if told else f"a worker died in setup: {reason}")
 
     def _setup_failed(self, child: Child, message: str) -> None:
         self._setup_failures += 1
@@ -263,6 +265,7 @@ def warm_up(decoder: str) -> None:
         ValueError: webdataset does not know the decoder.
     """
     decode = make_decoder(decoder)
+    Seeds(wire.Job("", "", "", "", "")).apply(0)
     if decoder:
         from io import BytesIO  # noqa: PLC0415
 

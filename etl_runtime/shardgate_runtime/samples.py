@@ -15,7 +15,6 @@ import signal
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from shardgate_runtime.failures import SampleFailed, SampleTimeout, describe, us
 from shardgate_runtime.tar_writer import encode_sample
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
     from shardgate import wire
@@ -67,7 +67,7 @@ class Clock:
             message = f"sample timeout after {self._timeout:g} s"
             hint = "raise sample_timeout, or make the function faster"
             raise SampleFailed(message, hint, user_traceback(error)) from None
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - sys.exit() in user code is a failure like any other
             raise _user_failure(error) from None
         finally:
             self._slot.end_sample()
@@ -211,5 +211,5 @@ def encode(sample: dict[str, Any], pieces: list[Piece]) -> None:
     try:
         encode_sample(sample, pieces)
     except ValueError as error:
-        hint = "webdataset's encoder goes by the key: numpy arrays under npy, images under jpg or png, str under txt, dicts under json"
+        hint = "webdataset's encoder goes by the key: arrays under npy, images under jpg or png, dicts under json"
         raise SampleFailed(str(error), hint) from None

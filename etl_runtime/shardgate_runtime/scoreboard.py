@@ -106,7 +106,7 @@ class Scoreboard:
         self._next_death = 0
 
     def record_death(self, request_id: str, death: Death) -> None:
-        """Remember a death until the request's next attempt asks for it, or until 64 more have happened. Parent only."""
+        """Remember a death until the request's next attempt asks for it, or 64 more have happened. Parent only."""
         index = -1 if death.sample is None else death.sample
         texts = (request_id.encode(), death.key.encode(), death.reason.encode())
         at = self._deaths_at + self._next_death * DEATH.size

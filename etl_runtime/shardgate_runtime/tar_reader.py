@@ -1,10 +1,10 @@
 """Tar members and webdataset samples from sequential bytes, fast and suspicious.
 
 `tarfile` costs 66 µs a member of 100 KB, and in the middle of an archive it takes a damaged header for the end. This
-reader costs 5 µs and takes only a zero block, or the exact end of the input behind a whole member, for the end; anything
-else that is not a member is an error that names its byte. It knows ustar, V7, GNU long names and base-256 numbers, and
-PAX `path` and `size`. Links, folders and devices are passed over; sparse members are refused, for their size on disk
-says nothing about the memory they need.
+reader costs 5 µs and takes only a zero block, or the exact end of the input behind a whole member, for the end;
+anything else that is not a member is an error that names its byte. It knows ustar, V7, GNU long names and base-256
+numbers, and PAX `path` and `size`. Links, folders and devices are passed over; sparse members are refused, for their
+size on disk says nothing about the memory they need.
 
 A sample's bytes are read only once its first member's header has told that the sample before is complete, so there is
 one sample in memory at a time. `offset` and `end` of a sample are places from which reading can start anew.
@@ -13,7 +13,6 @@ one sample in memory at a time. `offset` and `end` of a sample are places from w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import adler32
@@ -23,6 +22,8 @@ from webdataset.tariterators import base_plus_ext
 from shardgate_runtime.failures import JobFailed, input_invalid
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from shardgate_runtime.inputs import Input
 
 BLOCK = 512
@@ -39,6 +40,10 @@ WITHOUT_DATA = frozenset(b"123456")
 """Links, devices, folders and FIFOs: their size field does not announce data."""
 FOLDER, PAX, PAX_GLOBAL, LONG_NAME, LONG_LINK, SPARSE = ord("5"), frozenset(b"xX"), *b"gLKS"
 EXTENSIONS = PAX | {PAX_GLOBAL, LONG_NAME, LONG_LINK}
+BASE_256 = 0o200
+"""First byte of a positive number in base 256."""
+MAX_DIGITS = 20
+"""Of a decimal number in a PAX header."""
 GNU_KINDS = frozenset((LONG_NAME, LONG_LINK, SPARSE))
 
 META_NAME = re.compile(r"__[^/]*__($|/)")
@@ -210,7 +215,7 @@ def _signed_checksum(block: bytes) -> int:
 
 def _number(field: bytes, what: str, at: int) -> int:
     """A number in octal, or with the first bit set in base 256."""
-    if field[0] == 0o200:
+    if field[0] == BASE_256:
         return int.from_bytes(field[1:], "big")
     try:
         number = int(field.partition(b"\0")[0].strip() or b"0", 8)
@@ -236,12 +241,12 @@ def _read_extension(source: Input, size: int, at: int) -> bytes:
 
 
 def _parse_pax(data: bytes, at: int) -> dict[str, str]:
-    """Records `length keyword=value\\n`, of which each length counts the whole record."""
+    """Records of the form length, space, keyword, "=", value, newline; the length counts the whole record."""
     records = {}
     position = 0
     data = data.rstrip(b"\0")
     while position < len(data):
-        space = data.find(b" ", position, position + 20)
+        space = data.find(b" ", position, position + MAX_DIGITS)
         digits = data[position:space] if space >= 0 else b""
         end = position + (int(digits) if digits.isdigit() else 0)
         keyword, equals, value = data[space + 1 : end - 1].partition(b"=")
@@ -255,7 +260,7 @@ def _parse_pax(data: bytes, at: int) -> dict[str, str]:
 
 
 def _pax_size(value: str, at: int) -> int:
-    if not (value.isascii() and value.isdigit() and len(value) < 20):
+    if not (value.isascii() and value.isdigit() and len(value) < MAX_DIGITS):
         raise input_invalid(f"the PAX header at byte {at} has an impossible size: {value[:40]!r}")
     return int(value)
 

@@ -1,8 +1,9 @@
 """Samples as tar members, byte for byte as `webdataset.TarWriter(mtime=0)` writes them, without its copies.
 
-webdataset's own encoders decide what the bytes of a value are. What is ours: headers are patched into a template instead
-of built from forty small pieces (1.5 µs instead of 19), and an array under `npy` is not encoded at all; it stays an
-array, with its cached npy header before it, until it is copied once into the memory that the gateway sends from.
+webdataset's own encoders decide what the bytes of a value are. What is ours: headers are patched into a template
+instead of built from forty small pieces (1.5 µs instead of 19), and an array under `npy` is not encoded at all; it
+stays an array, with its cached npy header before it, until it is copied once into the memory that the gateway sends
+from.
 Anything unusual (a long or non-ASCII name, an object array, `.npy.gz`) goes the way that webdataset goes.
 """
 

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import traceback
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -97,27 +98,22 @@ class Worker:
 
     def _run_job(self, connection: Connection, job: wire.Job, fd: int | None, function: TransformFunction) -> None:
         outlet = self._outlet(connection, job)
-        run = None
         try:
-            source = open_input(job, fd)
-            try:
-                self._say_hello(connection, job, outlet)
+            self._say_hello(connection, job, outlet)
+            with closing(open_input(job, fd, self._options.package.id)) as source:
                 run = JobRun(job, self._options.package, function, self._slot, outlet, source)
                 run.run()
-            finally:
-                source.close()
+                self._stopping |= run.exhausted
         except ReaderLeft:
             raise
         except JobFailed as error:
             connection.send(wire.FrameType.FAIL, error.failure.pack())
         except Exception as error:
             log.exception("%s: an error in the runtime", job.request_id)
-            failure = wire.Failure(
-                "internal", describe(error), "this is a bug in shardgate", traceback=traceback.format_exc()
-            )
+            trace = traceback.format_exc()
+            failure = wire.Failure("internal", describe(error), "this is a bug in shardgate", traceback=trace)
             connection.send(wire.FrameType.FAIL, failure.pack())
         finally:
-            self._stopping |= run is not None and run.exhausted
             self._part(connection, outlet)
 
     def _outlet(self, connection: Connection, job: wire.Job) -> Outlet:
@@ -128,9 +124,6 @@ class Worker:
         return RingOutlet(connection, self._ring)
 
     def _say_hello(self, connection: Connection, job: wire.Job, outlet: Outlet) -> None:
-        if job.transform_id != self._options.package.id:
-            message = f"the job is for {job.transform_id}, but this runtime runs {self._options.package.id}"
-            raise JobFailed(wire.Failure("internal", message))
         death = self._options.scoreboard.take_death(job.request_id, self._slot)
         is_sample = self._options.package.manifest.kind == "sample"
         hello = wire.Hello(
