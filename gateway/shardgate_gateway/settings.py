@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 GIB = 1 << 30
 ENV_PREFIX = "SHARDGATE_"
+BAD_SETTINGS = 2
+"""Exit status of a process that will not come up however often it is started."""
 
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
@@ -57,6 +59,12 @@ class ServeSettings(Group):
     )
     drain_seconds: float = Field(
         30, ge=0, description="After SIGTERM: seconds for running responses before they are aborted."
+    )
+    max_connections: int = Field(
+        0,
+        ge=0,
+        description="Connections per process that are served; more get 503 with Retry-After. "
+        "0 takes a quarter of the file descriptors that the process may open.",
     )
     max_put_bytes: int = Field(64 * GIB, ge=0, description="Bytes of the largest object that a PUT may store.")
     keepalive_seconds: float = Field(75, ge=0, description="Seconds an idle client connection is kept.")
@@ -214,6 +222,13 @@ class Settings(Group):
     buckets: dict[str, BucketSettings] = Field(
         default_factory=dict, description="Buckets by `PROVIDER://NAME`; see docs/buckets.md."
     )
+
+    @model_validator(mode="after")
+    def _memory_is_not_shared(self) -> Settings:
+        for name, bucket in self.buckets.items():
+            if bucket.where.startswith("mem") and "://" in bucket.where and self.serve.workers > 1:
+                raise ValueError(f"bucket {name} is in the memory of one process, so serve.workers must be 1")
+        return self
 
     @field_validator("buckets", mode="before")
     @classmethod

@@ -1,0 +1,187 @@
+"""One gateway process, and the one place where everything is put together.
+
+`build` walks up the house: stores, cache, registry, runner, relay, HTTP. `serve` runs what it built until it is told to
+stop, then drains: no new connections, running answers end, and what is not done after `serve.drain_seconds` is reset.
+The supervisor starts `python -m shardgate_gateway.app`, with the settings on stdin and the listening socket as an
+inherited descriptor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from shardgate.providers import split_bucket
+from shardgate_gateway.cache.cache import Cache
+from shardgate_gateway.errors import GatewayError, LocalStorageError
+from shardgate_gateway.etl.local.runner import LocalRunner
+from shardgate_gateway.etl.registry import Registry
+from shardgate_gateway.etl.relay import Relay
+from shardgate_gateway.http.accept import Acceptor
+from shardgate_gateway.http.routes import Front
+from shardgate_gateway.http.server import Server
+from shardgate_gateway.http.service import Bucket, Buckets, Service
+from shardgate_gateway.settings import BAD_SETTINGS, BucketSettings, Settings
+from shardgate_gateway.state.database import Database, database_url
+from shardgate_gateway.stores.open import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from shardgate_gateway.etl.runner import Runner
+
+log = logging.getLogger(__name__)
+
+PR_SET_PDEATHSIG = 1
+DESCRIPTORS_PER_CONNECTION = 4
+"""Its socket, the duplicate that its body is sent through, the entry it reads, a share of a fill."""
+ABORT_SECONDS = 0.5
+
+
+async def serve(settings: Settings, listener: socket.socket, stop: asyncio.Event, ready: int) -> None:
+    """Answer requests from the listener until `stop`.
+
+    Args:
+        settings: All of them.
+        listener: The shared socket; closed at the end.
+        stop: Ends it gracefully.
+        ready: Descriptor that gets a byte when requests are answered.
+    """
+    host, port = listener.getsockname()[:2]
+    async with build(settings, endpoint=f"http://{_bracketed(host)}:{port}") as service:
+        server = Server(service, Front(service))
+        acceptor = Acceptor(listener, server)
+        acceptor.start()
+        os.write(ready, b"1")
+        os.close(ready)
+        await stop.wait()
+        service.draining = True
+        acceptor.stop()
+        await drain(service, server)
+
+
+async def drain(service: Service, server: Server) -> None:
+    if service.running:
+        log.info("draining: %d requests are being answered", service.running)
+        service.idle.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(service.idle.wait(), service.settings.serve.drain_seconds)
+    server.pre_shutdown()
+    await server.shutdown(ABORT_SECONDS)
+    server.hot.flush()
+
+
+@contextlib.asynccontextmanager
+async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
+    """Put the gateway together, and take it apart in the reverse order.
+
+    Args:
+        settings: All of them.
+        endpoint: How workers on this machine reach this gateway.
+
+    Raises:
+        BadRequest: A setting can't be used.
+        LocalStorageError: The cache or state folder can't be used.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        buckets = []
+        for name, bucket in settings.buckets.items():
+            store = open_store(name, bucket, settings.upstream)
+            stack.push_async_callback(store.aclose)
+            buckets.append(Bucket(*split_bucket(name), store, bucket))
+        cache = Cache(settings.cache, settings.upstream)
+        await cache.start()
+        stack.push_async_callback(cache.aclose)
+        registry, runner = await _open_etl(settings, stack)
+        relay = Relay(
+            runner,
+            registry,
+            settings.etl,
+            endpoint=settings.serve.public_url or endpoint,
+            token=settings.serve.token,
+        )
+        yield Service(
+            settings=settings,
+            buckets=Buckets(buckets),
+            cache=cache,
+            registry=registry,
+            runner=runner,
+            relay=relay,
+            max_connections=settings.serve.max_connections or _descriptors() // DESCRIPTORS_PER_CONNECTION,
+        )
+
+
+async def _open_etl(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[Registry, Runner]:
+    state = settings.state
+    try:
+        state.dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LocalStorageError(
+            f"state.dir {state.dir}: {error.strerror}", hint="set it to a writable folder"
+        ) from error
+    database = Database(database_url(state.database, state.dir))
+    stack.push_async_callback(database.aclose)
+    where = state.packages or str(state.dir / "packages")
+    packages = open_store("file://packages", BucketSettings(where=where), settings.upstream)
+    stack.push_async_callback(packages.aclose)
+    runner = LocalRunner(settings.etl, state.dir, lambda id: registry.package(id))  # noqa: A006, PLW0108 (it is made below)
+    registry = Registry(database, packages, settings.etl, runner.check)
+    stack.push_async_callback(registry.aclose)
+    stack.push_async_callback(runner.aclose)
+    return registry, runner
+
+
+def _descriptors() -> int:
+    """Take as many as the system lets us have: idle readers should be cheap."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+async def _main(settings: Settings, listener: socket.socket, ready: int) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await serve(settings, listener, stop, ready)
+
+
+def main() -> int:
+    """Entry point of a worker process; see `supervisor.py`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--listener", type=int, required=True)
+    parser.add_argument("--ready", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    given = parser.parse_args()
+    # The kernel asks us to end when the supervisor is gone, however it went.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != given.parent:
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s")
+    listener = socket.socket(fileno=given.listener)
+    listener.setblocking(False)
+    try:
+        uvloop.run(_main(Settings.model_validate_json(sys.stdin.read()), listener, given.ready))
+    except GatewayError as error:
+        print(f"shardgate: {error.message}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)
+        return BAD_SETTINGS
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

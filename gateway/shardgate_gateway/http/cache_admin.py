@@ -1,0 +1,87 @@
+"""What the cache holds, and telling it what to fetch or to drop ahead of time."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from shardgate_gateway.errors import BadRequest, GatewayError
+from shardgate_gateway.http.request import object_key, parameters, provider
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from shardgate_gateway.cache.source import Source
+    from shardgate_gateway.http.call import Call
+    from shardgate_gateway.http.service import Bucket, Service
+
+PARALLEL = 4
+"""Objects prefetched at once: each may use `cache.parallel_parts` connections."""
+REPORTED_FAILURES = 20
+_PARAMETERS = frozenset({"bucket", "provider", "object", "prefix"})
+
+
+async def stat(service: Service, _call: Call) -> web.StreamResponse:
+    return web.json_response(asdict(await service.cache.stat()))
+
+
+async def prefetch(service: Service, call: Call) -> web.StreamResponse:
+    """Fetch an object or all objects of a prefix; answers when they are in the cache."""
+
+    async def one(source: Source) -> int:
+        return (await service.cache.prefetch(source)).size or 0
+
+    done, total, failures = await _for_all(service, call, one)
+    return web.json_response({"objects": done, "bytes": total, "failed": failures})
+
+
+async def evict(service: Service, call: Call) -> web.StreamResponse:
+    """Drop an object or all objects of a prefix from the cache; the store keeps them."""
+
+    async def one(source: Source) -> int:
+        return int(await service.cache.evict(source))
+
+    asked, evicted, failures = await _for_all(service, call, one)
+    return web.json_response({"objects": asked, "evicted": evicted, "failed": failures})
+
+
+async def _for_all(
+    service: Service, call: Call, action: Callable[[Source], Awaitable[int]]
+) -> tuple[int, int, list[dict[str, str]]]:
+    """Run `action` on each source that is meant: how many succeeded, the sum of what they returned, and who failed.
+
+    A single object that fails raises; one of many is reported and does not stop the others.
+    """
+    given = parameters(call.query, _PARAMETERS)
+    if "bucket" not in given or len(given.keys() & {"object", "prefix"}) != 1:
+        raise BadRequest("say which bucket=, and either object= or prefix=")
+    bucket = service.buckets.find(given["bucket"], provider(given))
+    if "object" in given:
+        return 1, await action(bucket.source(object_key(given["object"]))), []
+    done = total = 0
+    failures: list[dict[str, str]] = []
+    async for keys in _pages(bucket, given["prefix"]):
+        for first in range(0, len(keys), PARALLEL):
+            group = keys[first : first + PARALLEL]
+            results = await asyncio.gather(*(action(bucket.source(key)) for key in group), return_exceptions=True)
+            for key, result in zip(group, results, strict=True):
+                if isinstance(result, GatewayError):
+                    failures.append({"object": key, "code": result.code, "message": result.message})
+                elif isinstance(result, BaseException):
+                    raise result
+                else:
+                    done, total = done + 1, total + result
+    return done, total, failures[:REPORTED_FAILURES]
+
+
+async def _pages(bucket: Bucket, prefix: str) -> AsyncIterator[list[str]]:
+    token = None
+    while True:
+        page = await bucket.store.list(prefix, token=token)
+        yield [meta.key for meta in page.objects]
+        token = page.token
+        if token is None:
+            return

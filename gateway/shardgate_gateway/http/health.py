@@ -1,0 +1,29 @@
+"""Is it alive, does it take requests, what does it count."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from shardgate_gateway import metrics
+from shardgate_gateway.errors import Busy
+
+if TYPE_CHECKING:
+    from shardgate_gateway.http.call import Call
+    from shardgate_gateway.http.service import Service
+
+
+async def alive(_service: Service, _call: Call) -> web.StreamResponse:
+    return web.json_response({"status": "alive"})
+
+
+async def ready(service: Service, _call: Call) -> web.StreamResponse:
+    if service.draining:
+        raise Busy("this gateway is shutting down", hint="ask another one")
+    return web.json_response({"status": "ready"})
+
+
+async def scrape(_service: Service, _call: Call) -> web.StreamResponse:
+    return web.Response(body=metrics.scrape(), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -1,0 +1,156 @@
+"""Small warm objects, answered as soon as their request is parsed.
+
+aiohttp spends most of a small answer on things this one does not need: a task, a request object, a response object, a
+header dictionary. So whatever the parser yields is looked at first: a plain GET of an object that is in memory is
+written to the transport at once, and everything else goes on to aiohttp untouched. Nothing here parses HTTP, and
+nothing here waits: if any doubt remains (a condition, a range, an earlier answer still in the buffer, a wrong token, a
+name that is not cached), the ordinary path decides.
+
+It stands on aiohttp's connection internals (`_parser`, `_waiter`, `_messages`, `_next_keepalive_close_time`);
+`tests/gateway/http/test_hot.py` fails when they change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import lru_cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import hdrs
+
+from shardgate import wire
+from shardgate_gateway import metrics
+from shardgate_gateway.errors import GatewayError
+from shardgate_gateway.http.auth import is_authenticated
+from shardgate_gateway.http.call import request_id
+from shardgate_gateway.http.head import entity, head
+from shardgate_gateway.http.request import OBJECTS, object_target
+
+if TYPE_CHECKING:
+    from aiohttp.http_parser import RawRequestMessage
+    from aiohttp.web_protocol import RequestHandler
+
+    from shardgate_gateway.cache.source import Source
+    from shardgate_gateway.http.service import Service
+
+NEEDS_THOUGHT = (
+    hdrs.RANGE,
+    hdrs.IF_NONE_MATCH,
+    hdrs.IF_MATCH,
+    hdrs.IF_MODIFIED_SINCE,
+    hdrs.IF_UNMODIFIED_SINCE,
+    hdrs.EXPECT,
+)
+JOIN_BYTES = 16 << 10
+"""Up to here copying head and body into one buffer is cheaper than a second one."""
+SOURCES = 65536
+"""Request targets whose source is remembered, per process."""
+TALLY_SECONDS = 1.0
+
+_FIELDS = f"Accept-Ranges: bytes\r\n{wire.CACHE_HEADER}: hit\r\n"
+
+
+class HotPath:
+    """Answers what is in memory.
+
+    Args:
+        service: The gateway.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._token = service.settings.serve.token
+        self._keepalive = service.settings.serve.keepalive_seconds
+        self._loop = asyncio.get_running_loop()
+        self._source = lru_cache(SOURCES)(self._find_source)
+        self._answers = 0
+        self._bytes = 0
+
+    def answer(self, connection: RequestHandler, message: RawRequestMessage) -> bool:
+        """Answer now, or leave it to the ordinary path (False)."""
+        transport = connection.transport
+        if (
+            message.method != hdrs.METH_GET
+            or message.should_close
+            or self._service.draining
+            or not message.path.startswith(OBJECTS)
+            or transport is None
+            or transport.get_write_buffer_size()
+        ):
+            return False
+        headers = message.headers
+        for name in NEEDS_THOUGHT:
+            if name in headers:
+                return False
+        if self._token and not is_authenticated(headers, self._token):
+            return False
+        source = self._source(message.path)
+        reading = self._service.cache.lookup(source) if source is not None else None
+        if reading is None:
+            return False
+        content = reading.content
+        reading.aclose()
+        if content is None:
+            return False
+        top = head(
+            HTTPStatus.OK,
+            entity(reading.meta),
+            request_id=request_id(headers),
+            length=len(content),
+            closing=False,
+            more=_FIELDS,
+        )
+        if len(content) <= JOIN_BYTES:
+            transport.write(top + content)
+        else:
+            transport.writelines((top, content))
+        connection._next_keepalive_close_time = self._loop.time() + self._keepalive  # noqa: SLF001
+        self._count(len(content))
+        return True
+
+    def _find_source(self, raw: str) -> Source | None:
+        try:
+            target = object_target(raw)
+            return (
+                self._service.buckets.find(target.bucket, target.provider).source(target.key) if target.plain else None
+            )
+        except GatewayError:
+            return None
+
+    def _count(self, size: int) -> None:
+        """Metrics cost as much as the rest of this file, so they are added up and written once a second."""
+        if not self._answers:
+            self._loop.call_later(TALLY_SECONDS, self.flush)
+        self._answers += 1
+        self._bytes += size
+
+    def flush(self) -> None:
+        metrics.REQUESTS.labels("objects", "200").inc(self._answers)
+        metrics.READS.labels("hit").inc(self._answers)
+        metrics.SENT_BYTES.labels("hit").inc(self._bytes)
+        self._answers = self._bytes = 0
+
+
+class Parser:
+    """aiohttp's parser, with an ear at what it yields."""
+
+    def __init__(self, inner: Any, connection: RequestHandler, hot: HotPath) -> None:
+        self._inner = inner
+        self._connection = connection
+        self._hot = hot
+
+    def feed_data(self, data: bytes) -> tuple[Any, bool, bytes]:
+        messages, upgraded, tail = self._inner.feed_data(data)
+        if len(messages) == 1 and self._is_idle() and self._hot.answer(self._connection, messages[0][0]):
+            self._inner.message_consumed()
+            messages = ()
+        return messages, upgraded, tail
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def _is_idle(self) -> bool:
+        """No earlier request of this connection is waiting or being answered."""
+        waiter = self._connection._waiter  # noqa: SLF001
+        return waiter is not None and not waiter.done() and not self._connection._messages  # noqa: SLF001

@@ -1,0 +1,109 @@
+"""GET, HEAD, PUT and DELETE of objects: the conditions, ranges and headers around a `Reading`."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from aiohttp import hdrs, web
+
+from shardgate_gateway.errors import BadRequest, NotFound, PreconditionFailed
+from shardgate_gateway.http import members, transformed
+from shardgate_gateway.http.buckets import describe
+from shardgate_gateway.http.conditions import Version, check_unchanged, is_conditional, not_modified
+from shardgate_gateway.http.reply import send_head, send_not_modified, send_reading
+from shardgate_gateway.http.request import object_target
+from shardgate_gateway.http.upload import Upload
+
+if TYPE_CHECKING:
+    from shardgate_gateway.cache.source import Source
+    from shardgate_gateway.http.call import Call
+    from shardgate_gateway.http.request import ObjectTarget
+    from shardgate_gateway.http.service import Bucket, Service
+
+
+async def get(service: Service, call: Call) -> web.StreamResponse:
+    target = object_target(call.request.raw_path)
+    bucket = service.buckets.find(target.bucket, target.provider)
+    source = bucket.source(target.key)
+    if target.transform is not None:
+        return await transformed.get(service, call, target, source)
+    if target.archpath is not None:
+        return await members.get(service, call, source, target.archpath)
+    return await get_source(service, call, source)
+
+
+async def head_of(service: Service, call: Call) -> web.StreamResponse:
+    target = object_target(call.request.raw_path)
+    bucket = service.buckets.find(target.bucket, target.provider)
+    source = bucket.source(target.key)
+    if target.transform is not None:
+        return await transformed.head_of(service, call, target, source)
+    if target.archpath is not None:
+        return await members.head_of(service, call, source, target.archpath)
+    meta = await service.cache.head(source)
+    return await send_head(call, meta)
+
+
+async def get_source(service: Service, call: Call, source: Source) -> web.StreamResponse:
+    """Any source whose bytes are kept: a raw object, or a result that is cached."""
+    if is_conditional(call.headers):
+        meta = await service.cache.head(source)
+        if not_modified(call.headers, Version.of(meta)):
+            return await send_not_modified(call, meta)
+    reading = await service.cache.open(source)
+    try:
+        return await send_reading(call, reading)
+    finally:
+        reading.aclose()
+
+
+async def put(service: Service, call: Call) -> web.StreamResponse:
+    """Store a body whole or not at all, then forget what was cached of the object."""
+    target, bucket, source = _writable(service, call)
+    await _check_conditions(call, bucket, target)
+    upload = Upload(call, service.settings.serve.max_put_bytes)
+    try:
+        meta = await bucket.store.put(target.key, upload.chunks(), size=upload.size, content_type=upload.content_type)
+    finally:
+        # Also after a failure: it may be stored all the same.
+        await service.cache.invalidate(source)
+    return web.json_response(describe(meta), headers={hdrs.ETAG: Version.of(meta).header})
+
+
+async def delete(service: Service, call: Call) -> web.StreamResponse:
+    target, bucket, source = _writable(service, call)
+    await _check_conditions(call, bucket, target)
+    try:
+        await bucket.store.delete(target.key)
+    finally:
+        await service.cache.invalidate(source)
+    return web.Response(status=HTTPStatus.NO_CONTENT)
+
+
+def _writable(service: Service, call: Call) -> tuple[ObjectTarget, Bucket, Source]:
+    target = object_target(call.request.raw_path)
+    if not target.plain:
+        raise BadRequest(
+            f"{call.request.method} works on whole raw objects", hint="leave transform_id and archpath out"
+        )
+    bucket = service.buckets.find(target.bucket, target.provider)
+    return target, bucket, bucket.source(target.key)
+
+
+async def _check_conditions(call: Call, bucket: Bucket, target: ObjectTarget) -> None:
+    """`If-Match`, `If-Unmodified-Since` and `If-None-Match: *` of a write.
+
+    The store is asked just before, so two writers at the same instant can both be let through.
+    """
+    if not is_conditional(call.headers):
+        return
+    try:
+        version = Version.of(await bucket.store.head(target.key))
+    except NotFound:
+        if hdrs.IF_MATCH in call.headers:
+            raise PreconditionFailed(f"{bucket}/{target.key} does not exist") from None
+        return
+    check_unchanged(call.headers, version)
+    if hdrs.IF_NONE_MATCH in call.headers and not_modified(call.headers, version):
+        raise PreconditionFailed(f"{bucket}/{target.key} exists already, with version {version.header}")

@@ -1,0 +1,146 @@
+"""Which handler answers, and what every answer has: a request id, a count, a problem in place of an exception.
+
+The table works on the raw path, so that a quoted slash in a name never looks like the next segment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import hdrs, web
+
+from shardgate import wire
+from shardgate_gateway import metrics
+from shardgate_gateway.errors import Busy, NotFound
+from shardgate_gateway.http import buckets, cache_admin, health, objects, transforms
+from shardgate_gateway.http.auth import authenticate
+from shardgate_gateway.http.body import Sent
+from shardgate_gateway.http.call import Call
+from shardgate_gateway.http.problems import MethodNotAllowed, as_gateway_error, problem
+from shardgate_gateway.http.request import decode
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from aiohttp.web import BaseRequest
+
+    from shardgate_gateway.http.service import Service
+
+    Handler = Callable[..., Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Handlers by method. What the pattern's groups match is decoded and passed on.
+
+    Attributes:
+        name: In metrics.
+        pattern: Of the raw path.
+        methods: Handlers; HEAD is GET without a body where nothing else is said.
+        public: Answered without a token, also when the gateway is full.
+    """
+
+    name: str
+    pattern: re.Pattern[str]
+    methods: dict[str, Handler]
+    public: bool = False
+
+
+def _route(name: str, pattern: str, *, public: bool = False, **methods: Handler) -> Route:
+    if "GET" in methods:
+        methods.setdefault("HEAD", methods["GET"])
+    return Route(name, re.compile(pattern), methods, public)
+
+
+ROUTES = (
+    _route("objects", "/v1/objects/.*", GET=objects.get, HEAD=objects.head_of, PUT=objects.put, DELETE=objects.delete),
+    _route("buckets", "/v1/buckets/?", GET=buckets.show_all),
+    _route("list", "/v1/buckets/([^/]+)/?", GET=buckets.show_objects),
+    _route("transforms", "/v1/transforms/?", GET=transforms.show_all, POST=transforms.register),
+    _route("transform", "/v1/transforms/([^/]+)", GET=transforms.show, DELETE=transforms.delete),
+    _route("start", "/v1/transforms/([^/]+)/start", POST=transforms.start),
+    _route("package", "/v1/transforms/([^/]+)/package", GET=transforms.package),
+    _route("logs", "/v1/transforms/([^/]+)/logs", GET=transforms.logs),
+    _route("stats", "/v1/transforms/([^/]+)/stats", GET=transforms.stats),
+    _route("cache", "/v1/cache/?", GET=cache_admin.stat),
+    _route("prefetch", "/v1/cache/prefetch", POST=cache_admin.prefetch),
+    _route("evict", "/v1/cache/evict", POST=cache_admin.evict),
+    _route("healthz", "/healthz", public=True, GET=health.alive),
+    _route("readyz", "/readyz", public=True, GET=health.ready),
+    _route("metrics", "/metrics", GET=health.scrape),
+)
+NOWHERE = _route("unknown", "")
+
+
+class Front:
+    """Answers requests.
+
+    Args:
+        service: What the handlers work with.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def handle(self, request: BaseRequest) -> web.StreamResponse:
+        service = self._service
+        call = Call.of(request, draining=service.draining)
+        route, arguments = _find(call.path)
+        began = time.monotonic()
+        status = "499"
+        service.running += 1
+        service.idle.clear()
+        metrics.RUNNING.inc()
+        try:
+            response = await self._answer(call, route, arguments)
+            status = str(response.status)
+        finally:
+            service.running -= 1
+            if not service.running:
+                service.idle.set()
+            metrics.RUNNING.dec()
+            metrics.REQUESTS.labels(route.name, status).inc()
+            metrics.SECONDS.labels(route.name).observe(time.monotonic() - began)
+        return response
+
+    async def _answer(self, call: Call, route: Route, arguments: tuple[str, ...]) -> web.StreamResponse:
+        try:
+            handler = self._admit(call, route)
+            response = await handler(self._service, call, *map(decode, arguments))
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 (the table in problems.py knows what to say to each)
+            response = problem(as_gateway_error(error, call.id), call.id)
+        if not isinstance(response, Sent):
+            response.headers[wire.REQUEST_ID_HEADER] = call.id
+            response.headers[hdrs.SERVER] = "shardgate"
+            if call.closing or self._service.connections > self._service.max_connections:
+                response.force_close()
+        return response
+
+    def _admit(self, call: Call, route: Route) -> Handler:
+        if route is NOWHERE:
+            raise NotFound(f"there is nothing at {call.path}", hint="objects are at /v1/objects/BUCKET/NAME")
+        if not route.public:
+            authenticate(call.headers, self._service.settings.serve.token)
+            if self._service.connections > self._service.max_connections:
+                metrics.REFUSED.inc()
+                raise Busy(
+                    f"all {self._service.max_connections} connections of this gateway process are taken",
+                    hint="connect less often, or raise serve.max_connections and ulimit -n",
+                )
+        handler = route.methods.get(call.request.method)
+        if handler is None:
+            raise MethodNotAllowed(call.request.method, call.path, ", ".join(sorted(route.methods)))
+        return handler
+
+
+def _find(path: str) -> tuple[Route, tuple[str | Any, ...]]:
+    for route in ROUTES:
+        if match := route.pattern.fullmatch(path):
+            return route, match.groups()
+    return NOWHERE, ()

@@ -1,0 +1,97 @@
+"""What the handlers work with: the rooms below, put together by `app.py`."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from shardgate_gateway.cache.source import Freshness, StoreSource
+from shardgate_gateway.errors import BadRequest, NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from shardgate_gateway.cache.cache import Cache
+    from shardgate_gateway.etl.registry import Registry
+    from shardgate_gateway.etl.relay import Relay
+    from shardgate_gateway.etl.runner import Runner
+    from shardgate_gateway.settings import BucketSettings, Settings
+    from shardgate_gateway.stores.base import Store
+
+
+class Bucket:
+    """A configured bucket: its store, and the rules for what is read from it."""
+
+    def __init__(self, provider: str, name: str, store: Store, settings: BucketSettings) -> None:
+        self.provider = provider
+        self.name = name
+        self.store = store
+        self.settings = settings
+        self._freshness = {
+            "immutable": Freshness.immutable(),
+            "revalidate": Freshness.after(settings.revalidate_seconds),
+            "always": Freshness.always(),
+        }[settings.freshness]
+
+    def __str__(self) -> str:
+        return f"{self.provider}://{self.name}"
+
+    def source(self, key: str) -> StoreSource:
+        return StoreSource(self.store, self.provider, self.name, key, self._freshness)
+
+
+class Buckets:
+    """All buckets, found by name; the provider may be left out where the name alone says which one is meant."""
+
+    def __init__(self, buckets: list[Bucket]) -> None:
+        self._by_name: dict[str, dict[str, Bucket]] = {}
+        for bucket in buckets:
+            self._by_name.setdefault(bucket.name, {})[bucket.provider] = bucket
+
+    def __iter__(self) -> Iterator[Bucket]:
+        for same_name in self._by_name.values():
+            yield from same_name.values()
+
+    def find(self, name: str, provider: str | None) -> Bucket:
+        """The bucket of this name.
+
+        Raises:
+            NotFound: There is none.
+            BadRequest: There are several, and no provider says which one.
+        """
+        candidates = self._by_name.get(name, {})
+        if provider is None and len(candidates) > 1:
+            known = " and ".join(str(bucket) for bucket in candidates.values())
+            raise BadRequest(f"there are {known}", hint="say which one with provider=")
+        bucket = next(iter(candidates.values()), None) if provider is None else candidates.get(provider)
+        if bucket is None:
+            wanted = f"{provider}://{name}" if provider else name
+            known = ", ".join(map(str, self)) or "no bucket at all"
+            raise NotFound(f"there is no bucket {wanted}", hint=f"this gateway has {known}")
+        return bucket
+
+
+@dataclass(slots=True)
+class Service:
+    """The gateway behind its HTTP surface.
+
+    Attributes:
+        running: Requests being answered.
+        connections: Open connections.
+        max_connections: More than that are answered 503.
+        draining: No new connections; every answer ends its own.
+        idle: Set whenever nothing is running.
+    """
+
+    settings: Settings
+    buckets: Buckets
+    cache: Cache
+    registry: Registry
+    runner: Runner
+    relay: Relay
+    max_connections: int
+    running: int = 0
+    connections: int = 0
+    draining: bool = False
+    idle: asyncio.Event = field(default_factory=asyncio.Event)

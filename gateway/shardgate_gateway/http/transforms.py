@@ -1,0 +1,91 @@
+"""Registering transforms, and everything one can ask about one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import hdrs, web
+
+from shardgate_gateway.etl.options import TransformOptions
+from shardgate_gateway.http.request import number, parameters
+from shardgate_gateway.http.upload import Upload
+
+if TYPE_CHECKING:
+    from shardgate_gateway.etl.registry import TransformRecord
+    from shardgate_gateway.http.call import Call
+    from shardgate_gateway.http.service import Service
+
+TAIL_LINES = 200
+_OPTIONS = frozenset(TransformOptions.model_fields)
+
+
+async def register(service: Service, call: Call) -> web.StreamResponse:
+    """Store a package; options stand in the query. 201 if it is new, 200 if it was there."""
+    options = TransformOptions.parse(parameters(call.query, _OPTIONS))
+    package = await Upload(call, service.settings.etl.package_bytes).read()
+    known = {record.id for record in await service.registry.list()}
+    record = await service.registry.register(package, options)
+    status = HTTPStatus.OK if record.id in known else HTTPStatus.CREATED
+    return web.json_response(await _describe(service, record), status=status)
+
+
+async def show_all(service: Service, _call: Call) -> web.StreamResponse:
+    records = await service.registry.list()
+    return web.json_response([await _describe(service, record) for record in records])
+
+
+async def show(service: Service, _call: Call, name: str) -> web.StreamResponse:
+    return web.json_response(await _describe(service, await service.registry.resolve(name)))
+
+
+async def start(service: Service, _call: Call, name: str) -> web.StreamResponse:
+    """Answers when the transform's workers are ready, or with what kept them from it."""
+    record = await service.registry.resolve(name)
+    await service.runner.ensure(record)
+    return web.json_response(await _describe(service, record))
+
+
+async def delete(service: Service, _call: Call, name: str) -> web.StreamResponse:
+    record = await service.registry.resolve(name)
+    await service.registry.delete(record.id)
+    await service.runner.stop(record.id)
+    return web.Response(status=HTTPStatus.NO_CONTENT)
+
+
+async def package(service: Service, _call: Call, name: str) -> web.StreamResponse:
+    record = await service.registry.resolve(name)
+    return web.Response(
+        body=await service.registry.package(record.id),
+        content_type="application/octet-stream",
+        headers={hdrs.ETAG: f'"{record.digest}"'},
+    )
+
+
+async def logs(service: Service, call: Call, name: str) -> web.StreamResponse:
+    tail = number(parameters(call.query, frozenset({"tail"})), "tail", TAIL_LINES)
+    record = await service.registry.resolve(name)
+    return web.Response(text=await service.runner.logs(record.id, tail=tail))
+
+
+async def stats(service: Service, _call: Call, name: str) -> web.StreamResponse:
+    record = await service.registry.resolve(name)
+    return web.json_response(
+        {"id": record.id, "name": record.name} | (await service.registry.stats(record.id)).counters()
+    )
+
+
+async def _describe(service: Service, record: TransformRecord) -> dict[str, Any]:
+    status = await service.runner.status(record.id)
+    return {
+        "id": record.id,
+        "name": record.name,
+        "digest": record.digest,
+        "manifest": asdict(record.manifest),
+        "options": record.options.model_dump(),
+        "package_bytes": record.package_bytes,
+        "created_at": record.created_at.isoformat(),
+        **asdict(status),
+        "since": status.since.isoformat() if status.since else None,
+    }

@@ -1,0 +1,158 @@
+"""One listening socket, several worker processes, and somebody who looks after them.
+
+- The supervisor binds the socket and every worker inherits it. A connection belongs to a worker only once it was
+  accepted, so a worker that crashes takes down the requests it was answering and none that wait.
+- Workers are fresh interpreters, not forks: the libraries in them run threads.
+- A worker that dies is replaced, at once after a long life, later and later after short ones. One that says that its
+  settings can't be used (`BAD_SETTINGS`), or that never came up at all, ends the whole gateway instead.
+- SIGTERM or SIGINT drains: the socket closes, every worker finishes what it is doing. A second one kills.
+- Workers end when the supervisor does, also by SIGKILL: the kernel tells them (`PR_SET_PDEATHSIG`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from typing import TYPE_CHECKING
+
+from shardgate_gateway import metrics
+from shardgate_gateway.errors import LocalStorageError
+from shardgate_gateway.settings import BAD_SETTINGS
+
+if TYPE_CHECKING:
+    from shardgate_gateway.settings import ServeSettings, Settings
+
+BACKLOG = 1024
+LONG_LIFE_SECONDS = 30.0
+BACKOFF_SECONDS = 0.2
+MAX_BACKOFF_SECONDS = 10.0
+KILL_SECONDS = 10.0
+"""After the time to drain: until a worker that still lives is killed."""
+
+
+def run(settings: Settings) -> int:
+    """Serve until told to stop; returns the exit status.
+
+    Raises:
+        LocalStorageError: The address can't be listened on.
+    """
+    with (
+        listen(settings.serve) as listener,
+        tempfile.TemporaryDirectory(prefix="shardgate-metrics-", ignore_cleanup_errors=True) as folder,
+    ):
+        return asyncio.run(Supervisor(settings, listener, folder).run())
+
+
+def listen(serve: ServeSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in serve.host else socket.AF_INET
+    try:
+        return socket.create_server((serve.host, serve.port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise LocalStorageError(
+            f"can't listen on {serve.host} port {serve.port}: {error.strerror}",
+            hint="see the settings serve.host and serve.port; --port 0 takes a free one",
+        ) from error
+
+
+class Supervisor:
+    """Keeps the workers running.
+
+    Args:
+        settings: Handed to every worker.
+        listener: The socket they share.
+        metrics_folder: Where they count, together.
+    """
+
+    def __init__(self, settings: Settings, listener: socket.socket, metrics_folder: str) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._metrics_folder = metrics_folder
+        self._workers: dict[int, asyncio.subprocess.Process] = {}
+        self._stopping = asyncio.Event()
+        self._status = 0
+        self._came_up = False
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        count = self._settings.serve.workers
+        ready = [loop.create_future() for _ in range(count)]
+        keepers = [loop.create_task(self._keep(number, ready[number])) for number in range(count)]
+        announcer = loop.create_task(self._announce(ready))
+        await asyncio.gather(*keepers)
+        announcer.cancel()
+        return self._status
+
+    async def _announce(self, ready: list[asyncio.Future[None]]) -> None:
+        await asyncio.gather(*ready)
+        host, port = self._listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        print(f"shardgate listening on http://{shown}:{port}", flush=True)
+
+    async def _keep(self, number: int, ready: asyncio.Future[None]) -> None:
+        """Run worker after worker in one place until the gateway stops."""
+        backoff = BACKOFF_SECONDS
+        while not self._stopping.is_set():
+            born = time.monotonic()
+            status = await self._live(number, ready)
+            metrics.forget_worker(self._metrics_folder, number)
+            if self._stopping.is_set():
+                return
+            if status == BAD_SETTINGS or not ready.done():
+                self._status = status or 1
+                self._stop()
+                return
+            backoff = BACKOFF_SECONDS if time.monotonic() - born > LONG_LIFE_SECONDS else backoff
+            print(
+                f"shardgate: worker {number} ended with status {status}; starting another", file=sys.stderr, flush=True
+            )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), backoff)
+            backoff = min(2 * backoff, MAX_BACKOFF_SECONDS)
+
+    async def _live(self, number: int, ready: asyncio.Future[None]) -> int:
+        """One worker, from its start to its end."""
+        receiving, sending = os.pipe()
+        try:
+            worker = await asyncio.create_subprocess_exec(
+                *[sys.executable, "-m", "shardgate_gateway.app"],
+                *["--listener", str(self._listener.fileno()), "--ready", str(sending), "--parent", str(os.getpid())],
+                stdin=asyncio.subprocess.PIPE,
+                pass_fds=(self._listener.fileno(), sending),
+                env=os.environ | {metrics.MULTIPROCESS_DIR: self._metrics_folder, metrics.WORKER_NUMBER: str(number)},
+                process_group=0,
+            )
+        finally:
+            os.close(sending)
+        self._workers[number] = worker
+        if self._stopping.is_set():
+            worker.terminate()
+        asyncio.get_running_loop().add_reader(receiving, self._heard, receiving, ready)
+        with contextlib.suppress(ConnectionError):
+            await worker.communicate(self._settings.model_dump_json().encode())
+        return await worker.wait()
+
+    def _heard(self, receiving: int, ready: asyncio.Future[None]) -> None:
+        """A worker says that it answers requests, or ended before it did."""
+        if os.read(receiving, 1) and not ready.done():
+            ready.set_result(None)
+        asyncio.get_running_loop().remove_reader(receiving)
+        os.close(receiving)
+
+    def _stop(self) -> None:
+        again = self._stopping.is_set()
+        self._stopping.set()
+        self._listener.close()
+        for worker in self._workers.values():
+            if worker.returncode is None:
+                worker.send_signal(signal.SIGKILL if again else signal.SIGTERM)
+        if not again:
+            patience = self._settings.serve.drain_seconds + KILL_SECONDS
+            asyncio.get_running_loop().call_later(patience, self._stop)
