@@ -33,7 +33,7 @@ class TransformsApi:
         Raises:
             TransformFailed: They can't start; the message holds what Python said there.
         """
-        return self._transport.json("POST", f"{_path(transform_id)}/start")
+        return self._transport.json("POST", f"{_path(transform_id)}/start", patient=True)
 
     def list(self) -> Any:
         return self._transport.json("GET", "/v1/transforms")
@@ -86,7 +86,7 @@ class CacheApi:
         parsed = Bucket.parse(bucket, provider)
         what = {"object": object_name} if object_name else {"prefix": prefix}
         query = urlencode({"bucket": parsed.name, "provider": parsed.provider, **what})
-        return self._transport.json("POST", f"/v1/cache/{action}?{query}")
+        return self._transport.json("POST", f"/v1/cache/{action}?{query}", patient=True)
 
 
 def _path(transform_id: str) -> str:

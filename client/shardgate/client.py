@@ -207,7 +207,7 @@ class Client:
         return ObjectInfo(
             name=object_name,
             size=int(length) if length is not None else None,
-            etag=headers.get("ETag", "").removeprefix("W/").strip('"'),
+            etag=_opaque(headers.get("ETag", "")),
             last_modified=parsedate_to_datetime(modified) if modified else None,
             content_type=headers.get("Content-Type"),
         )
@@ -221,7 +221,10 @@ class Client:
             for entry in page["objects"]:
                 modified = entry.get("last_modified")
                 yield ObjectInfo(
-                    entry["name"], entry["size"], entry["etag"], datetime.fromisoformat(modified) if modified else None
+                    name=entry["name"],
+                    size=entry["size"],
+                    etag=_opaque(entry["etag"]),
+                    last_modified=datetime.fromisoformat(modified) if modified else None,
                 )
             token = page.get("token")
             if not token:
@@ -262,6 +265,10 @@ def _query(
     text = json.dumps(args, sort_keys=True, separators=(",", ":")) if isinstance(args, dict) else args
     query = {"transform_id": transform_id, "args": text, "seed": seed, "epoch": epoch, "archpath": archpath}
     return {name: str(value) for name, value in query.items() if value is not None}
+
+
+def _opaque(etag: str) -> str:
+    return etag.removeprefix("W/").strip('"')
 
 
 @contextmanager

@@ -151,9 +151,8 @@ class ObjectReader(io.RawIOBase):
         if self._failures >= ATTEMPTS:
             if isinstance(cause, Busy):
                 raise cause
-            raise TransferIncomplete(
-                f"{self._label} broke off after {self.position} bytes, and {ATTEMPTS} tries brought no more: {reason(cause)}",
-                hint="the gateway's log, or `shardgate etl logs ID` for a transformed object, says why",
-            ) from cause
+            hint = "the gateway's log, or `shardgate etl logs ID` for a transformed object, says why"
+            came = f"{self._label} broke off after {self.position} bytes, and {ATTEMPTS} tries brought no more"
+            raise TransferIncomplete(f"{came}: {reason(cause)}", hint=hint) from cause
         asked = cause.retry_after if isinstance(cause, Busy) else None
         self._sleep(min(asked or BACKOFF_SECONDS * 2 ** (self._failures - 1), 30.0))

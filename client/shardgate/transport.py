@@ -47,6 +47,7 @@ class Transport:
         self.endpoint = endpoint.rstrip("/")
         self.token = token
         self.timeout = timeout
+        self._connect_seconds = min(CONNECT_SECONDS, timeout)
         self._pool: urllib3.PoolManager | None = None
         self._owner = 0
 
@@ -57,6 +58,7 @@ class Transport:
         *,
         body: bytes | BinaryIO | Iterable[bytes] | None = None,
         headers: dict[str, str] | None = None,
+        patient: bool = False,
     ) -> BaseHTTPResponse:
         """Send, and return the answer with its body unread; the caller reads it all, or closes it.
 
@@ -65,6 +67,7 @@ class Transport:
             target: Path and query below the endpoint, or a whole URL.
             body: What to send.
             headers: More headers.
+            patient: The gateway works before it answers, however long that takes.
 
         Raises:
             GatewayUnreachable: No answer.
@@ -78,6 +81,7 @@ class Transport:
                 url,
                 body=body,
                 headers={"Accept-Encoding": "identity", **authorization, **(headers or {})},
+                timeout=urllib3.Timeout(self._connect_seconds, None if patient else self.timeout),
                 preload_content=False,
                 decode_content=False,
             )
@@ -88,14 +92,14 @@ class Transport:
             raise error_from(response)
         return response
 
-    def json(self, method: str, target: str, *, body: bytes | None = None) -> Any:
-        """Send, and decode the JSON answer; None where it is empty."""
-        text = self.read(method, target, body=body)
+    def json(self, method: str, target: str, **options: Any) -> Any:
+        """Send, and decode the JSON answer; None where it is empty. Takes the options of `request`."""
+        text = self.read(method, target, **options)
         return json.loads(text) if text else None
 
-    def read(self, method: str, target: str, *, body: bytes | None = None) -> bytes:
-        """Send, and read the whole answer."""
-        response = self.request(method, target, body=body)
+    def read(self, method: str, target: str, **options: Any) -> bytes:
+        """Send, and read the whole answer. Takes the options of `request`."""
+        response = self.request(method, target, **options)
         try:
             return response.read()
         except HTTPError as error:
@@ -112,7 +116,6 @@ class Transport:
         if self._pool is None or self._owner != os.getpid():
             self._owner = os.getpid()
             self._pool = urllib3.PoolManager(
-                timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, self.timeout), read=self.timeout),
                 # One more try covers a kept-alive connection that the gateway closed just now.
                 retries=urllib3.Retry(
                     total=6, connect=1, read=1, redirect=5, status=0, other=0, respect_retry_after_header=False

@@ -65,8 +65,8 @@ def test_absurd_nesting_is_an_error_and_not_a_crash() -> None:
 number = st.integers(-20, 120).map(lambda n: f"{n:03d}") | st.integers(-20, 120).map(str)
 leaf = (
     st.text("abX_.", min_size=1, max_size=3)
-    | st.tuples(number, number).map(lambda ends: "{%s..%s}" % ends)
-    | st.tuples(number, number, st.integers(1, 9)).map(lambda parts: "{%s..%s..%d}" % parts)
+    | st.tuples(number, number).map(lambda ends: f"{{{ends[0]}..{ends[1]}}}")
+    | st.tuples(number, number, st.integers(1, 9)).map(lambda parts: "{" + "..".join(map(str, parts)) + "}")
 )
 template = st.recursive(
     leaf,

@@ -33,7 +33,9 @@ def test_a_broken_body_is_continued_where_it_broke(client: Client, gateway: Fake
     gateway.faults = [Fault(after=1_000_000), Fault(after=0), Fault(after=1_500_000)]
     assert client.get("gcp://b", "k") == BODY
     first, *others = ranges(gateway)
-    assert first is None and len(others) == 3 and all(others)
+    assert first is None
+    assert len(others) == 3
+    assert all(others)
     assert all(headers["If-Match"] == gateway.etag(BODY) for _, _, headers in gateway.requests[1:])
 
 
@@ -116,7 +118,8 @@ def test_a_file_appears_only_when_it_is_whole(client: Client, gateway: FakeGatew
     seen: list[tuple[int, int | None]] = []
     assert client.download("gcp://b", "k", target, progress=lambda done, size: seen.append((done, size))) == len(BODY)
     assert target.read_bytes() == BODY
-    assert seen[-1] == (len(BODY), len(BODY)) and [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1] == (len(BODY), len(BODY))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert list(tmp_path.iterdir()) == [target]
 
 
@@ -124,17 +127,19 @@ def test_a_missing_object_is_not_found_and_says_where_to_look(client: Client) ->
     with pytest.raises(NotFound, match="not there") as caught:
         client.get("gcp://b", "nothing")
     assert caught.value.code == "not_found"
-    assert "shardgate ls" in str(caught.value) and "r-1" in str(caught.value)
+    assert "shardgate ls" in str(caught.value)
+    assert "r-1" in str(caught.value)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(breaks=st.lists(st.integers(1, 800_000), max_size=6), chunked=st.booleans(), ranged=st.booleans())
+@given(
+    breaks=st.lists(st.integers(1, 800_000), max_size=download.ATTEMPTS - 1),
+    chunked=st.booleans(),
+    ranged=st.booleans(),
+)
 def test_wherever_it_breaks_the_bytes_are_the_same(
     client: Client, gateway: FakeGateway, breaks: list[int], chunked: bool, ranged: bool
 ) -> None:
     gateway.chunked, gateway.ranges = chunked, ranged
     gateway.faults = [Fault(after=after) for after in breaks]
-    try:
-        assert client.get("gcp://b", "k") == BODY
-    except TransferIncomplete:
-        assert not ranged, "with ranges, every try brings bytes"
+    assert client.get("gcp://b", "k") == BODY

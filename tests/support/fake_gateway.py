@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
         _, _, room, *rest = parts.path.split("/", 3)
         getattr(self, room)(rest[0] if rest else "")
 
-    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = dispatch
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = dispatch  # noqa: N815 - http.server's names
 
     def objects(self, rest: str) -> None:
         bucket, _, key = rest.partition("/")
@@ -156,7 +156,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def buckets(self, rest: str) -> None:
         if not rest:
-            self.answer(200, {"buckets": [{"provider": "gcp", "name": "b"}]})
+            self.answer(
+                200, {"buckets": [{"provider": "gcp", "name": "b", "bucket": "gcp://b", "freshness": "revalidate"}]}
+            )
             return
         prefix = f"{self.query['provider']}://{unquote(rest)}/"
         wanted = prefix + self.query.get("prefix", "")

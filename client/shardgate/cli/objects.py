@@ -38,7 +38,7 @@ def ls(
         if as_json:
             print_json(buckets)
         else:
-            print_table(["BUCKET"], ([f"{b['provider']}://{b['name']}"] for b in buckets["buckets"]))
+            print_table(["BUCKET", "FRESHNESS"], ([b["bucket"], b["freshness"]] for b in buckets["buckets"]))
         return
     bucket, prefix = ObjectName.parse(where)
     objects = client.list(bucket, prefix)

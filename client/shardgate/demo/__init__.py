@@ -1,0 +1,1 @@
+"""`shardgate demo`: the whole path on one machine, with real photographs."""

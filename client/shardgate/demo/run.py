@@ -1,0 +1,198 @@
+"""The demo: shards of photographs, read raw and transformed, measured and checked.
+
+The loaders of every tutorial, once with the transform in the loader's worker (the baseline) and once in the gateway.
+Every pass is checked: the number of samples, and for the deterministic transform the very bytes. A demo that is not
+right ends with an error, not with a table.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import urllib3
+import webdataset as wds
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torchvision import transforms
+
+from shardgate import Client, WDTransform, embedded, install_opener, viz
+from shardgate.capture import load_function
+from shardgate.cli.output import count_bar
+from shardgate.demo.shards import TRAIN, make_shards
+from shardgate.errors import ShardgateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+BUCKET = "gcp://sharded-imagenet"
+TRANSFORMS = Path(__file__).with_name("transforms.py")
+BATCH = 64
+VAL_SAMPLES = 10
+"""A validation shard holds one in so many of the train shard's samples."""
+FUNCTIONS = ("train_transform", "val_transform", "wd_transform", "wd_val_transform")
+SHOWN = 4
+HITS = re.compile(r'^shardgate_reads_total\{cache="hit"\} (\S+)', re.MULTILINE)
+CHECKED = 16
+
+
+class DemoFailed(ShardgateError):
+    pass
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One reading of a loader. `first` is the seconds until its first sample was there."""
+
+    title: str
+    samples: int
+    seconds: float
+    first: float
+    answered: str
+
+    @property
+    def rate(self) -> float:
+        return self.samples / self.seconds
+
+
+def run(output: Path, *, samples: int, shards: int) -> None:
+    """Make the shards in `output`, read them, print a table and draw `before-after.png`.
+
+    Raises:
+        DemoFailed: Something that was read is not what it should be.
+        MissingExtra: The demo's packages are not installed.
+    """
+    console = Console()
+    data, val_samples = output / "sharded-imagenet", max(1, samples // VAL_SAMPLES)
+    total = samples + shards * val_samples
+    with count_bar("photographs", total) as done:
+        make_shards(data, samples, shards, val_samples, done)
+    console.print(f"{1 + shards} shards, {total} photographs in {data}")
+    if shutil.which("curl") is None:
+        install_opener()
+    with embedded({BUCKET: data}, log=output / "gateway.log") as client:
+        console.print(f"gateway at {client.endpoint}")
+        demo = Demo(client, samples, shards, val_samples)
+        passes = demo.passes(console)
+        demo.check_bytes()
+        picture = output / "before-after.png"
+        demo.draw(picture)
+    console.print(_table(passes))
+    console.print(f"[bold]{picture}[/] shows the same samples before and after")
+
+
+class Demo:
+    """The loaders over one gateway."""
+
+    def __init__(self, client: Client, samples: int, shards: int, val_samples: int) -> None:
+        self.client = client
+        self.samples, self.shards, self.val_samples = samples, shards, val_samples
+        self.template = f"imagenet-val-{{000000..{shards - 1:06d}}}.tar"
+        self.code = {name: load_function(f"{TRANSFORMS}:{name}") for name in FUNCTIONS}
+
+    def passes(self, console: Console) -> list[Pass]:
+        """Read everything there is to compare."""
+        train_raw = self.client.object_url(BUCKET, TRAIN.format(0))
+        val_raw = self.client.expand_object_urls(BUCKET, template=self.template)
+        train = WDTransform(self.client, self.code["wd_transform"], transform_name="imagenet-train", verbose=True)
+        val = WDTransform(self.client, self.code["wd_val_transform"], transform_name="imagenet-val", verbose=True)
+        self.train_url = self.client.object_url(BUCKET, TRAIN.format(0), transform_id=train.uuid)
+        self.val_urls = self.client.expand_object_urls(BUCKET, transform_id=val.uuid, template=self.template)
+        here, there = "in the loader's worker", "in the gateway"
+        one, many = self.samples, self.shards * self.val_samples
+        plan: list[tuple[str, str | list[str], Iterable[Any], int]] = [
+            (
+                f"1 shard, transform {here}",
+                train_raw,
+                local_loader(train_raw, self.code["train_transform"]),
+                self.samples,
+            ),
+            (f"1 shard, transform {there}", self.train_url, gateway_loader(self.train_url), one),
+            (
+                f"{self.shards} shards, transform {here}",
+                val_raw,
+                local_loader(val_raw, self.code["val_transform"]),
+                many,
+            ),
+            (f"{self.shards} shards, transform {there}", self.val_urls, gateway_loader(self.val_urls), many),
+            ("the same, second epoch", self.val_urls, gateway_loader(self.val_urls), many),
+            ("the same, third epoch", self.val_urls, gateway_loader(self.val_urls), many),
+        ]
+        passes = []
+        for title, urls, loader, expected in plan:
+            with console.status(title):
+                passes.append(self._measure(title, urls, loader, expected))
+        return passes
+
+    def check_bytes(self) -> None:
+        """Compare what the gateway makes of the first validation samples with the function called here."""
+        raw = self.client.object_url(BUCKET, "imagenet-val-000000.tar")
+        function = self.code["wd_val_transform"]
+        mine = (function(sample) for sample in wds.WebDataset(raw, shardshuffle=False).decode("pil"))
+        theirs = wds.WebDataset(self.val_urls[:1], shardshuffle=False).decode()
+        for _, here, there in zip(range(CHECKED), mine, theirs, strict=False):
+            same = here["__key__"] == there["__key__"] and here["cls"] == there["cls"]
+            if not same or not np.array_equal(here["npy"], there["npy"]):
+                raise DemoFailed(f"sample {here['__key__']} differs between the gateway and this process")
+
+    def draw(self, picture: Path) -> None:
+        """Write a sheet of the train shard's first samples before and after."""
+        before = viz.shard_images(self.client.object_url(BUCKET, TRAIN.format(0)), SHOWN)
+        after = viz.loader_images(gateway_loader(self.train_url), SHOWN)
+        if [label for _, label in before] != [label for _, label in after]:
+            raise DemoFailed("the transformed samples have other classes than the originals")
+        viz.draw([("Before: as stored", before), ("After: transformed in the gateway", after)]).savefig(picture)
+
+    def _measure(self, title: str, urls: str | list[str], loader: Iterable[Any], expected: int) -> Pass:
+        hits = self._hits()
+        began = time.perf_counter()
+        first, count = 0.0, 0
+        for images, _ in loader:
+            first = first or time.perf_counter() - began
+            count += len(images)
+        seconds = time.perf_counter() - began
+        if count != expected:
+            raise DemoFailed(f"{title}: {count} samples came instead of {expected}")
+        asked = 1 if isinstance(urls, str) else len(urls)
+        return Pass(title, count, seconds, first, f"{self._hits() - hits} of {asked}")
+
+    def _hits(self) -> int:
+        """Requests that the gateway has answered from its cache."""
+        text = urllib3.request("GET", f"{self.client.endpoint}/metrics").data.decode()
+        return sum(int(float(value)) for value in HITS.findall(text))
+
+
+def local_loader(urls: str | list[str], transform: Callable[[Any], Any]) -> Iterable[Any]:
+    """The conventional way: raw shards, and the transform in the loader's worker."""
+    return _loader(_dataset(urls).decode("pil").to_tuple("jpg;png;jpeg cls"), transform)
+
+
+def gateway_loader(urls: str | list[str]) -> Iterable[Any]:
+    """Shards that arrive transformed: the loader's worker only unpacks arrays."""
+    return _loader(_dataset(urls).decode("rgb").to_tuple("npy cls"), transforms.ToTensor())
+
+
+def _dataset(urls: str | list[str]) -> Any:
+    return wds.WebDataset(urls, shardshuffle=False)
+
+
+def _loader(tuples: Any, transform: Callable[[Any], Any]) -> Iterable[Any]:
+    dataset = tuples.map_tuple(transform, int)
+    loader: Iterable[Any] = wds.WebLoader(dataset, batch_size=BATCH, shuffle=False, num_workers=1)
+    return loader
+
+
+def _table(passes: list[Pass]) -> Table:
+    table = Table("reading", box=box.SIMPLE_HEAD)
+    for column in ("samples", "samples/s", "first sample", "from cache"):
+        table.add_column(column, justify="right")
+    for each in passes:
+        row = (each.title, str(each.samples), f"{each.rate:.0f}", f"{each.first * 1000:.0f} ms", each.answered)
+        table.add_row(*row)
+    return table
