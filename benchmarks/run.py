@@ -1,0 +1,76 @@
+"""Measure, and print the table: `python -m benchmarks.run [--only NAME]... [--quick] [--json FILE] [--markdown FILE]`.
+
+Exits with 0 whether aims are met or not: a missed aim is a finding, not a failure. A benchmark that can't run says why,
+and the others go on; the exit status is then 1.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from benchmarks import cold, epochs, herd, memory, scaling, transform, warm
+from benchmarks.bench import FULL, QUICK, Bench, Scale
+from benchmarks.table import Row, as_json, as_markdown, as_table, machine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+PAGE = 220
+"""Columns of the table where nobody says how wide a page is."""
+
+BENCHMARKS: dict[str, Callable[[Bench], Iterator[Row]]] = {
+    "warm": warm.measure,
+    "cold": cold.measure,
+    "herd": herd.measure,
+    "transform": transform.measure,
+    "scaling": scaling.measure,
+    "epochs": epochs.measure,
+    "memory": memory.measure,
+}
+
+
+def run(names: Sequence[str], scale: Scale, console: Console) -> tuple[list[Row], bool]:
+    """The rows of the named benchmarks, and whether all of them could run."""
+    rows: list[Row] = []
+    complete = True
+    for name in names:
+        with tempfile.TemporaryDirectory(prefix="shardgate-bench-", ignore_cleanup_errors=True) as root:
+            try:
+                for row in BENCHMARKS[name](Bench(scale, Path(root))):
+                    console.print(" · ".join(row.cells()), markup=False, soft_wrap=True)
+                    rows.append(row)
+            except Exception:  # noqa: BLE001  whatever stops one benchmark must not stop the others
+                complete = False
+                console.print_exception()
+    return rows, complete
+
+
+def main(
+    only: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(BENCHMARKS)}; may be repeated.")] = None,
+    quick: Annotated[bool, typer.Option(help="Fewer turns and smaller shards: minutes, and a wider spread.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write rows and machine as JSON.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown.")] = None,
+) -> None:
+    names = only or list(BENCHMARKS)
+    if unknown := set(names) - set(BENCHMARKS):
+        raise typer.BadParameter(f"no benchmark is called {', '.join(sorted(unknown))}")
+    console = Console() if sys.stdout.isatty() else Console(width=PAGE)
+    about = machine()
+    rows, complete = run(names, QUICK if quick else FULL, console)
+    console.print(as_table(rows))
+    console.print(", ".join(f"{key} {value}" for key, value in about.items()), markup=False)
+    if json:
+        json.write_text(as_json(rows, about) + "\n")
+    if markdown:
+        markdown.write_text(as_markdown(rows) + "\n")
+    raise typer.Exit(0 if complete else 1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+from benchmarks.harness import Comparison, compare, in_turns
+from benchmarks.table import Aim, Row, ratio_row, value_row
+
+
+@pytest.mark.parametrize(
+    ("aim", "value", "verdict"),
+    [
+        (Aim("≤", 1.0), 1.0, "met"),
+        (Aim("≤", 1.0), 1.01, "missed"),
+        (Aim("≥", 0.95), 0.95, "met"),
+        (Aim("≥", 0.95), 0.94, "missed"),
+        (None, 7.0, "-"),
+    ],
+)
+def test_a_row_says_whether_its_aim_is_met(aim: Aim | None, value: float, verdict: str) -> None:
+    assert Row("warm", "what", "peer", value, value, value, aim=aim).verdict == verdict
+
+
+def test_a_ratio_is_the_median_of_the_turns_and_not_the_ratio_of_medians() -> None:
+    row = ratio_row("warm", "what", "peer", Comparison(ours=(1.0, 2.0, 9.0), theirs=(1.0, 4.0, 3.0)))
+    assert (row.value, row.low, row.high) == (1.0, 0.5, 3.0)
+    assert row.detail == "2 / 3"
+
+
+def test_a_value_keeps_its_unit_and_its_spread() -> None:
+    assert value_row("memory", "what", "before", [1.0, 5.0, 2.0], "MiB").cells()[2:4] == ["2 MiB", "1 to 5"]
+
+
+def test_turns_alternate_so_that_drift_hits_both_sides() -> None:
+    order: list[str] = []
+    pairs = in_turns(3, lambda: order.append("ours") or len(order), lambda: order.append("theirs") or len(order))
+    assert order == ["ours", "theirs", "theirs", "ours", "ours", "theirs"]
+    assert pairs == [(1, 2), (4, 3), (5, 6)]
+
+
+def test_differences_and_ratios_are_taken_turn_by_turn() -> None:
+    comparison = compare([(4, 2), (9, 3)], float)
+    assert comparison.ratios == [2.0, 3.0]
+    assert comparison.differences == [2.0, 6.0]
