@@ -25,9 +25,11 @@ import uvloop
 from shardgate.providers import split_bucket
 from shardgate_gateway.cache.cache import Cache
 from shardgate_gateway.errors import GatewayError, LocalStorageError
+from shardgate_gateway.etl.asked import Asked
 from shardgate_gateway.etl.local.runner import LocalRunner
 from shardgate_gateway.etl.registry import Registry
 from shardgate_gateway.etl.relay import Relay
+from shardgate_gateway.etl.results import Results
 from shardgate_gateway.http.accept import Acceptor
 from shardgate_gateway.http.routes import Front
 from shardgate_gateway.http.server import Server
@@ -111,13 +113,15 @@ async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
             endpoint=settings.serve.public_url or endpoint,
             token=settings.serve.token,
         )
+        results = Results(cache, relay, settings.etl, Asked(settings.cache.dir / "asked"))
+        stack.push_async_callback(results.aclose)
         yield Service(
             settings=settings,
             buckets=Buckets(buckets),
             cache=cache,
             registry=registry,
             runner=runner,
-            relay=relay,
+            results=results,
             max_connections=settings.serve.max_connections or _descriptors() // DESCRIPTORS_PER_CONNECTION,
         )
 

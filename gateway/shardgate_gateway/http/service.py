@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from shardgate_gateway.cache.cache import Cache
     from shardgate_gateway.etl.registry import Registry
-    from shardgate_gateway.etl.relay import Relay
+    from shardgate_gateway.etl.results import Results
     from shardgate_gateway.etl.runner import Runner
     from shardgate_gateway.settings import BucketSettings, Settings
     from shardgate_gateway.stores.base import Store
@@ -89,7 +89,7 @@ class Service:
     cache: Cache
     registry: Registry
     runner: Runner
-    relay: Relay
+    results: Results
     max_connections: int
     running: int = 0
     connections: int = 0

@@ -1,24 +1,29 @@
 """GET and HEAD with `transform_id=`: the result of a transform of an object.
 
-The raw object is opened first, which pins its version. What the result is follows from that version and the request
-alone, so its etag is known before anything runs. A result that is kept, or is to be kept, is then an object like any
-other; all others are streamed from a worker, and their length is known only at the end.
+The version of the raw object and the request alone say what the result is, so its etag is known, and conditions are
+answered, before anything runs. A result that is kept is from then on an object like any other; all others are streamed
+straight from a worker, and their length is known only at the end. A range makes a result one that is kept, where its
+transform's policy allows that: it is computed whole first, and then read in part. Where the policy is `never`, a range
+is ignored and the whole result comes with status 200, as HTTP allows.
 """
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import replace
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from aiohttp import hdrs
+
 from shardgate import wire
-from shardgate_gateway.etl.relay import TransformRequest
-from shardgate_gateway.http.conditions import Version, not_modified
-from shardgate_gateway.http.reply import send_chunked, send_head, send_not_modified
+from shardgate_gateway.errors import BadRequest
+from shardgate_gateway.etl.results import Query
+from shardgate_gateway.http import members
+from shardgate_gateway.http.conditions import Version, is_conditional, not_modified
+from shardgate_gateway.http.reply import send_chunked, send_head, send_not_modified, send_reading
 
 if TYPE_CHECKING:
     from shardgate_gateway.cache.source import Source
-    from shardgate_gateway.etl.registry import TransformRecord
+    from shardgate_gateway.etl.results import ResultSource
     from shardgate_gateway.http.body import Sent
     from shardgate_gateway.http.call import Call
     from shardgate_gateway.http.request import ObjectTarget
@@ -27,41 +32,59 @@ if TYPE_CHECKING:
 
 
 async def get(service: Service, call: Call, target: ObjectTarget, source: Source) -> Sent:
+    if is_conditional(call.headers):
+        result = await _result(service, call, target, source, await service.cache.head(source))
+        if not_modified(call.headers, Version.of(result.meta)):
+            return await send_not_modified(call, result.meta)
+    raw = await service.cache.open(source)
+    try:
+        result = await _result(service, call, target, source, raw.meta)
+        if target.archpath is not None:
+            return await members.get(service, call, _keepable(result), target.archpath)
+        wants_part = hdrs.RANGE in call.headers and result.record.options.cache != "never"
+        if wants_part:
+            await service.cache.prefetch(result)
+        if wants_part or service.results.kept(result):
+            return await _send_kept(service, call, result)
+        async with aclosing(service.results.stream(result, raw)) as parts:
+            return await send_chunked(call, result.meta, parts, cache="computed", more=_named(result))
+    finally:
+        raw.aclose()
+
+
+async def head_of(service: Service, call: Call, target: ObjectTarget, source: Source) -> Sent:
+    """Content-Length is there if the result is in the cache; nothing is computed for a HEAD."""
+    result = await _result(service, call, target, source, await service.cache.head(source))
+    if target.archpath is not None:
+        return await members.head_of(service, call, _keepable(result), target.archpath)
+    return await send_head(call, await service.cache.head(result), more=_named(result))
+
+
+async def _result(
+    service: Service, call: Call, target: ObjectTarget, source: Source, version: ObjectMeta
+) -> ResultSource:
     assert target.transform is not None
     record = await service.registry.resolve(target.transform)
-    reading = await service.cache.open(source)
+    query = Query(args=target.args, seed=target.seed, epoch=target.epoch)
+    return service.results.source(record, source, version, query, request_id=call.id)
+
+
+async def _send_kept(service: Service, call: Call, result: ResultSource) -> Sent:
+    reading = await service.cache.open(result)
     try:
-        meta = _meta(record, reading.meta, target)
-        if not_modified(call.headers, Version.of(meta)):
-            return await send_not_modified(call, meta)
-        request = TransformRequest(
-            record=record,
-            source=source,
-            reading=reading,
-            args=target.args,
-            seed=target.seed,
-            epoch=target.epoch,
-            request_id=call.id,
-        )
-        parts = service.relay.stream(request)
-        return await send_chunked(call, meta, parts, cache="computed", more=_named(record))
+        return await send_reading(call, reading, more=_named(result))
     finally:
         reading.aclose()
 
 
-async def head_of(service: Service, call: Call, target: ObjectTarget, source: Source) -> Sent:
-    assert target.transform is not None
-    record = await service.registry.resolve(target.transform)
-    meta = _meta(record, await service.cache.head(source), target)
-    return await send_head(call, meta, more=_named(record))
+def _keepable(result: ResultSource) -> ResultSource:
+    if result.record.options.cache == "never":
+        raise BadRequest(
+            f"results of {result.record.id} are never kept, so single members of them can't be read",
+            hint="register it with cache=auto or cache=always",
+        )
+    return result
 
 
-def _named(record: TransformRecord) -> str:
-    return f"{wire.TRANSFORM_HEADER}: {record.id}\r\n"
-
-
-def _meta(record: TransformRecord, raw: ObjectMeta, target: ObjectTarget) -> ObjectMeta:
-    identity = (raw.etag, record.id, target.args, str(target.seed), str(target.epoch))
-    etag = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:32]
-    kind = "application/x-tar" if record.manifest.kind == "sample" else None
-    return replace(raw, etag=etag, size=None, content_type=kind)
+def _named(result: ResultSource) -> str:
+    return f"{wire.TRANSFORM_HEADER}: {result.record.id}\r\n"
