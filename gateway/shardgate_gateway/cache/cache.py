@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shardgate_gateway.cache.blocks import BLOCK
+from shardgate_gateway.cache.draft import discard_fills
 from shardgate_gateway.cache.entry import Entry, EntryInvalid
-from shardgate_gateway.cache.fill import Fill, TryAgain, discard_fills
+from shardgate_gateway.cache.fill import Fill, TryAgain
 from shardgate_gateway.cache.hot import HotSet, Slot
 from shardgate_gateway.cache.layout import Layout
 from shardgate_gateway.cache.members import Member, index_stream
@@ -162,7 +163,10 @@ class Cache:
             self._hot.drop(source.entry_name)
         if not os.path.exists(self._node.layout.entry(source.entry_name)):
             return None
-        return await self._together("load", source.entry_name, lambda: self._load(source.entry_name))
+        slot = await self._together("load", source.entry_name, lambda: self._load(source.entry_name))
+        if slot is not None and not slot.current():  # what was begun for somebody else may be older than this open
+            raise TryAgain
+        return slot
 
     async def _load(self, name: str) -> Slot | None:
         slot = await self._node.run(load, self._node, name)

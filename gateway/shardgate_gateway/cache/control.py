@@ -60,6 +60,11 @@ class Record:
     """Code, message, hint."""
     boot: str = BOOT
 
+    @property
+    def resumable(self) -> bool:
+        """Whether another filler may go on with it."""
+        return self.boot == BOOT and self.state in {State.FILLING, State.COMPLETE}
+
     def pack(self) -> bytes:
         meta = pack_meta(self.meta) if self.meta else None
         data: bytes = msgpack.packb(

@@ -77,6 +77,11 @@ def seal(fd: int, name: str, label: str, fetched_at: float, meta: ObjectMeta, su
         raise OSError(f"{label}: the body on disk is not as long as it should be")
 
 
+def entry_bytes(size: int) -> int:
+    """Bytes of the file of an entry with a body of `size` bytes, without its member index."""
+    return BODY_OFFSET + size + 8 * block_count(size) + TRAILER.size
+
+
 def pack_whole(name: str, label: str, fetched_at: float, meta: ObjectMeta, content: bytes) -> list[bytes | memoryview]:
     """All of an entry at once, for bodies that are small enough to be in memory."""
     header = pack_header(name, label, fetched_at, replace(meta, size=len(content)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shardgate_gateway.cache.blocks import BLOCK, block_count
@@ -82,10 +83,8 @@ class Slot:
         """Record that it was used, for eviction."""
         if now - self.touched > TOUCH_SECONDS:
             self.touched = now
-            try:
+            with suppress(OSError):  # just evicted, or not ours to touch: only the order of eviction suffers
                 os.utime(self.path, ns=(time.time_ns(), self.identity.mtime_ns))
-            except OSError:  # just evicted, or not ours to touch: only the order of eviction suffers
-                pass
 
     def verify(self, start: int, end: int) -> bool:
         """Check the blocks under bytes `[start, end)` that were not checked yet. May raise OSError."""

@@ -47,8 +47,12 @@ class OpenFile:
             return cls(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
     @classmethod
-    def writing(cls, path: str, *, create: bool = False) -> OpenFile:
-        return cls(os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if create else 0), 0o600))
+    def writing(cls, path: str) -> OpenFile:
+        return cls(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+
+    @classmethod
+    def creating(cls, path: str) -> OpenFile:
+        return cls(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 @dataclass(frozen=True, slots=True)

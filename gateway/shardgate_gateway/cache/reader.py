@@ -73,7 +73,7 @@ class Reading(ABC):
         """`file`, after verifying a complete local body if that is still to be done; does not wait for a fill."""
         return self.file
 
-    def aclose(self) -> None:
+    def aclose(self) -> None:  # noqa: B027 - most readings hold nothing that must be closed
         """Let go of files and streams; cheap, and may be called again."""
 
 
@@ -187,7 +187,9 @@ class FillReading(Reading):
     @property
     def file(self) -> FileSpan | None:
         fill = self._fill
-        return FileSpan(fill.file.fd, BODY_OFFSET, fill.watermark) if fill.complete and fill.file is not None else None
+        if fill.file is None or not fill.complete or fill.content is not None:
+            return None
+        return FileSpan(fill.file.fd, BODY_OFFSET, fill.watermark)
 
     async def parts(self, start: int = 0, end: int | None = None) -> AsyncGenerator[FileSpan | bytes | memoryview]:
         fill, begin = self._fill, start

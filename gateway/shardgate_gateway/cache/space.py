@@ -115,7 +115,7 @@ class Space:
         return True
 
     def make_room(self, count: int = 0) -> tuple[int, int]:
-        """Evict the least recently used entries until `count` bytes fit under the low watermark.
+        """Evict the least recently used entries until `count` more bytes fit under the low watermark.
 
         Returns how many entries and bytes went. One process evicts at a time, and the next one looks again first.
         """
@@ -124,6 +124,8 @@ class Space:
             fcntl.flock(folder, fcntl.LOCK_EX)
             used = self.recount().used
             gone, freed = 0, 0
+            if used + count <= (self.capacity if count else self._high):
+                return gone, freed
             for entry in sorted(scan(self._layout)):
                 if used - freed + count <= self._low:
                     break

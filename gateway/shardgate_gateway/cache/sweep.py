@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 
-from shardgate_gateway.cache.control import BOOT, Control, State
+from shardgate_gateway.cache.control import Control
 from shardgate_gateway.cache.layout import Layout, unlink
 from shardgate_gateway.cache.space import peek
 
@@ -41,8 +41,7 @@ def _sweep_control(path: str) -> bool:
         if not control.try_lock() or not control.linked():
             return False
         record = control.read()
-        resumable = record is not None and record.boot == BOOT and record.state in (State.FILLING, State.COMPLETE)
-        if resumable and time.time() - os.fstat(control.fd).st_mtime < KEEP_SECONDS:
+        if record is not None and record.resumable and time.time() - os.fstat(control.fd).st_mtime < KEEP_SECONDS:
             return False
         control.remove()
         return True

@@ -1,0 +1,191 @@
+"""A body on its way to an entry: who may write it, and the moment when it becomes one.
+
+**The order of things**, and why a stale version is never published:
+
+1. The control record names the body file, then the body file is created, and only then the source is asked.
+2. A whole body becomes an entry by renaming its file, and by nothing else.
+3. `invalidate` unlinks the control file, then every body file of this entry (`discard_fills`), then the entry.
+
+After a PUT, `invalidate` finds either the body of a fill that asked before, and then the rename of (2) fails with ENOENT;
+or it finds the entry that the rename made, and removes that. A body created after its listing belongs to a fill that
+asks the source later still, and gets the new version. No lock takes part, so a process that hangs holds nobody up.
+Unlinking the control file only keeps later readers from joining; those who have joined read their version to its end.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shardgate_gateway.cache.blocks import BLOCK, BlockSums
+from shardgate_gateway.cache.control import Control, Record, State
+from shardgate_gateway.cache.entry import entry_bytes, pack_whole, seal
+from shardgate_gateway.cache.layout import BODY_OFFSET, Identity, Layout, OpenFile, read_fully, unlink, write_fully
+
+if TYPE_CHECKING:
+    from array import array
+
+    from shardgate_gateway.cache.node import Node
+    from shardgate_gateway.cache.source import Source
+    from shardgate_gateway.stores.base import ObjectMeta
+
+RESERVE_STEP = 64 << 20
+"""Bytes reserved at a time for a body of unknown length."""
+
+
+class Draft:
+    """Held by whoever holds the lock of the control file. Its methods block, except `save`."""
+
+    def __init__(self, node: Node, source: Source, control: Control, record: Record, body: OpenFile) -> None:
+        self.record = record
+        self.body = body
+        self.file = OpenFile.reading(f"/proc/self/fd/{body.fd}")
+        """The same for readers, who must not be able to write."""
+        self._node = node
+        self._source = source
+        self._control = control
+
+    @classmethod
+    def attach(cls, node: Node, source: Source) -> tuple[Control, Draft | None]:
+        """Join the fill that is there (no draft), inherit one whose filler died, or begin a new one.
+
+        Raises:
+            OSError: No file can be made.
+        """
+        layout, name = node.layout, source.entry_name
+        while True:
+            control = Control.attach(layout.control(name))
+            if not control.locked:
+                return control, None
+            try:
+                draft = cls._take(node, source, control)
+            except BaseException:
+                control.close()
+                raise
+            if draft is not None:
+                return control, draft
+            control.close()
+
+    @classmethod
+    def _take(cls, node: Node, source: Source, control: Control) -> Draft | None:
+        """Begin a new fill, or resume the one that is there; remove it, and return None, where that can't be."""
+        record = control.read()
+        if record is None:
+            record = Record(body=f"{source.entry_name}.{secrets.token_hex(8)}", opened_at=time.monotonic())
+            control.write(record)
+            return cls(node, source, control, record, OpenFile.creating(node.layout.body(record.body)))
+        if record.resumable:
+            try:
+                return cls(node, source, control, record, OpenFile.writing(node.layout.body(record.body)))
+            except FileNotFoundError:  # it became an entry just before its filler died
+                pass
+        control.remove()
+        unlink(node.layout.body(record.body))
+        node.space.adjust(-record.reserved)
+        return None
+
+    @classmethod
+    def inherit(cls, node: Node, source: Source, control: Control, record: Record, file: OpenFile) -> Draft:
+        """Become the filler of a body that is open for reading already, even if it was unlinked."""
+        return cls(node, source, control, record, OpenFile.writing(f"/proc/self/fd/{file.fd}"))
+
+    def save(self) -> None:
+        self._control.write(self.record)
+
+    def reserve(self, meta: ObjectMeta) -> bool:
+        """Take the space that this version needs, or that a body of unknown length needs first."""
+        wanted = RESERVE_STEP if meta.size is None else entry_bytes(meta.size)
+        if not self._node.space.reserve(wanted):
+            return False
+        self.record.reserved = wanted
+        return True
+
+    def reserve_more(self, end: int) -> None:
+        """Called before bytes up to `end` are written; raises OSError when there is no space for them."""
+        while entry_bytes(end) > self.record.reserved:
+            if not self._node.space.reserve(RESERVE_STEP):
+                raise OSError("the cache has no space left")
+            self.record.reserved += RESERVE_STEP
+
+    def rehash(self, length: int) -> BlockSums:
+        """Checksums of what a filler that died has left."""
+        sums = BlockSums()
+        while sums.position < length:
+            data = read_fully(self.file.fd, BODY_OFFSET + sums.position, min(BLOCK, length - sums.position))
+            if not data:
+                raise OSError("the body is shorter than its watermark")
+            sums.update(data)
+        return sums
+
+    def publish(self, meta: ObjectMeta, sums: array[int]) -> Identity | None:
+        """Make the body in the file an entry. Returns None if it was invalidated; raises OSError."""
+        seal(self.body.fd, self._source.entry_name, self._source.label, self._fetched_at(), meta, sums)
+        return self._rename()
+
+    def publish_content(self, meta: ObjectMeta, content: bytes) -> Identity | None:
+        """Make an entry of a body in memory. Returns None if it was invalidated, or has no space; raises OSError."""
+        whole = pack_whole(self._source.entry_name, self._source.label, self._fetched_at(), meta, content)
+        wanted = sum(map(len, whole))
+        if not self._node.space.reserve(wanted):
+            return None
+        self.record.reserved = wanted
+        write_fully(self.body.fd, whole, 0)
+        return self._rename()
+
+    def _fetched_at(self) -> float:
+        """In wall-clock time, which survives the process."""
+        return time.time() - (time.monotonic() - self.record.opened_at)
+
+    def _rename(self) -> Identity | None:
+        """The one moment at which a body becomes an entry."""
+        path, fsync = Path(self._node.layout.entry(self._source.entry_name)), self._node.settings.fsync
+        if fsync:
+            os.fsync(self.body.fd)
+        now = time.time_ns()
+        os.utime(self.body.fd, ns=(now, now))
+        identity = Identity.of(os.fstat(self.body.fd))
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        try:
+            replaced = path.stat().st_size
+        except FileNotFoundError:
+            replaced = None
+        try:
+            Path(self._node.layout.body(self.record.body)).rename(path)
+        except FileNotFoundError:  # invalidated
+            return None
+        self._node.space.adjust(identity.size - self.record.reserved - (replaced or 0), int(replaced is None))
+        self.record.reserved = 0
+        self._node.counters.published += 1
+        if fsync:
+            _fsync_folder(path.parent)
+        return identity
+
+    def leave(self, failure: tuple[str, str, str] | None = None) -> None:
+        """Say the last word, and remove what did not become an entry. Raises OSError."""
+        reserved, self.record.reserved = self.record.reserved, 0
+        self.record.state = State.DONE if failure is None else State.FAILED
+        self.record.failure = failure
+        try:
+            self.save()
+        finally:
+            self._control.remove()
+            unlink(self._node.layout.body(self.record.body))
+            self._node.space.adjust(-reserved)
+
+
+def discard_fills(layout: Layout, name: str) -> None:
+    """Keep every fill of this entry that is under way from being joined or published."""
+    unlink(layout.control(name))
+    for path in layout.bodies(name):
+        unlink(path)
+
+
+def _fsync_folder(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,232 @@
+"""The filler's side of a fill: fetching a body into its file, by one stream or by several ranges at once.
+
+The first request asks for the first part only, so it brings the first bytes as soon as a plain GET would, and tells the
+size; if there is more, the rest follows by ranges, in parallel when it is much. Ranges are only for versions that can be
+named (a strong etag) at sources that serve them; anything else comes by one plain stream. Bytes may be written out of
+order, but the watermark moves only over bytes without a gap.
+
+An object small enough for memory is collected before anybody hears of it, so its failures are errors, not broken bodies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from array import array
+from contextlib import aclosing
+from dataclasses import replace
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from shardgate_gateway.cache.blocks import BLOCK, BlockSums, block_count
+from shardgate_gateway.cache.control import State
+from shardgate_gateway.cache.fetch import changed, open_current, open_version, read_version
+from shardgate_gateway.cache.piece import Piece
+from shardgate_gateway.errors import LocalStorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from shardgate_gateway.cache.draft import Draft
+    from shardgate_gateway.cache.fill import Fill
+    from shardgate_gateway.cache.node import Node
+    from shardgate_gateway.stores.base import ObjectMeta, ObjectStream
+
+
+class Lead:
+    """One run of the filler. It tells `fill`, and through the control record the other processes, how far it is."""
+
+    def __init__(self, node: Node, fill: Fill, draft: Draft) -> None:
+        self._node = node
+        self._fill = fill
+        self._draft = draft
+        self._record = draft.record
+        self._source = fill.source
+        self._pieces: list[Piece] = []
+        self._front = 0
+        """The first piece that is not whole."""
+        self._part = max(1, node.settings.part_bytes // BLOCK) * BLOCK
+        """Bytes per range request: whole blocks, so that every checksum is computed by one piece."""
+
+    async def run(self) -> None:
+        """Fetch, and publish.
+
+        Raises:
+            GatewayError: The source failed for good, or the body does not fit into the cache (LocalStorageError).
+            OSError: The disk is full or failing.
+        """
+        try:
+            if self._record.state is State.OPENING:
+                await self._begin()
+            else:
+                await self._resume()
+            await self._publish(self._fill.content)
+        finally:
+            for piece in self._pieces:
+                piece.close()
+
+    async def _begin(self) -> None:
+        """Fetch the current version."""
+        self._node.counters.fills += 1
+        self._fill.led = True
+        stream = await self._open()
+        meta = self._record.meta = stream.meta
+        if meta.size is not None and meta.size <= self._node.settings.memory_object_bytes:
+            await self._collect(meta, stream)
+            return
+        try:
+            if not await self._node.run(self._draft.reserve, meta):
+                self._fill.hand_over(stream)
+                raise LocalStorageError(f"{self._source.label} does not fit into the cache")
+            self._record.state = State.FILLING
+            self._draft.save()
+            self._fill.announce(meta, self._record.opened_at)
+            await self._fetch(stream, BlockSums())
+        finally:
+            if self._fill.handover is None:
+                await stream.aclose()
+
+    async def _open(self) -> ObjectStream:
+        part = self._part if self._source.ranged else None
+        self._record.opened_at = time.monotonic()
+        stream = await open_current(self._source, self._node.upstream, part)
+        if part is None or _divisible(stream) or _whole(stream):
+            return stream
+        await stream.aclose()
+        return await open_current(self._source, self._node.upstream, None)
+
+    async def _collect(self, meta: ObjectMeta, stream: ObjectStream) -> None:
+        async with aclosing(read_version(self._source, meta, self._node.upstream, stream=stream)) as chunks:
+            content = b"".join([chunk async for chunk in chunks])
+        self._fill.content = content
+        self._fill.announce(meta, self._record.opened_at)
+        self._fill.move(len(content), complete=True)
+
+    async def _resume(self) -> None:
+        """Go on at the watermark of a filler that died."""
+        self._node.counters.takeovers += 1
+        meta, at = self._record.meta, self._record.watermark
+        assert meta is not None
+        sums = await self._node.run(self._draft.rehash, at)
+        if self._record.state is State.COMPLETE or at == meta.size:
+            self._pieces = [Piece(at, at, sums)]
+            self._fill.announce(meta, self._record.opened_at)
+            self._finish(at)
+            return
+        if meta.weak and at > 0:
+            raise changed(self._source)
+        asked_at = time.monotonic()
+        stream = await open_version(self._source, meta, self._node.upstream, at, self._cut(meta, at))
+        try:
+            self._record.opened_at = asked_at
+            self._fill.announce(meta, asked_at)
+            await self._fetch(stream, sums)
+        finally:
+            await stream.aclose()
+
+    def _cut(self, meta: ObjectMeta, at: int) -> int | None:
+        """Where the first range of a resumed body ends."""
+        if meta.size is None or meta.weak or not self._source.ranged:
+            return meta.size
+        return min(meta.size, (at // self._part + 1) * self._part)
+
+    def _plan(self, stream: ObjectStream, sums: BlockSums) -> list[Piece]:
+        """The first piece comes by the open stream; the others by ranges of their own."""
+        size = stream.meta.size
+        end = size if stream.end is None or not _divisible(stream) else stream.end
+        pieces = [Piece(stream.start, end, sums)]
+        if size is None or end is None:
+            return pieces
+        step = self._part if size - stream.start >= self._node.settings.parallel_from_bytes else size
+        while end < size:
+            start, end = end, min(size, end + step)
+            pieces.append(Piece(start, end, BlockSums(start)))
+        return pieces
+
+    async def _fetch(self, stream: ObjectStream, sums: BlockSums) -> None:
+        self._pieces = self._plan(stream, sums)
+        for piece in self._pieces:
+            piece.begin(self._draft.body, self._node.pool, self._draft.reserve_more, self._advance)
+        first, *rest = self._pieces
+        waiting = iter(rest)  # shared: each task takes the next piece as soon as it has time
+        others = min(max(1, self._node.settings.parallel_parts - 1), len(rest))
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._fetch_pieces(chain([first], waiting), stream))
+                for _ in range(others):
+                    group.create_task(self._fetch_pieces(waiting))
+        except BaseExceptionGroup as failed:
+            raise _first(failed) from None
+        self._finish(self._pieces[-1].written)
+
+    async def _fetch_pieces(self, pieces: Iterable[Piece], stream: ObjectStream | None = None) -> None:
+        meta = self._record.meta
+        assert meta is not None
+        for piece in pieces:
+            chunks = read_version(
+                self._source, meta, self._node.upstream, start=piece.start, end=piece.end, stream=stream
+            )
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    piece.feed(chunk)
+                    if piece.full:
+                        await piece.room()
+            await piece.flush()
+            stream = None
+
+    def _advance(self) -> None:
+        """Move the watermark over the bytes that are in the file without a gap."""
+        while (
+            self._front + 1 < len(self._pieces) and self._pieces[self._front].written == self._pieces[self._front].end
+        ):
+            self._front += 1
+        mark = self._pieces[self._front].written
+        if mark > self._record.watermark:
+            self._record.watermark = mark
+            self._draft.save()
+            self._fill.move(mark)
+
+    def _finish(self, size: int) -> None:
+        """All bytes are in the file."""
+        meta = self._record.meta
+        assert meta is not None
+        meta = self._record.meta = replace(meta, size=size)
+        self._record.watermark, self._record.state = size, State.COMPLETE
+        self._draft.save()
+        self._fill.announce(meta, self._record.opened_at)
+        self._fill.move(size, complete=True)
+
+    async def _publish(self, content: bytes | None) -> None:
+        meta = self._record.meta
+        assert meta is not None
+        try:
+            if content is not None:
+                self._fill.identity = await self._node.run(self._draft.publish_content, meta, content)
+            else:
+                sums = self._sums(self._record.watermark)
+                self._fill.identity = await self._node.run(self._draft.publish, meta, sums)
+        finally:
+            await self._node.run(self._draft.leave)
+
+    def _sums(self, size: int) -> array[int]:
+        sums = array("Q", bytes(8 * block_count(size)))
+        for piece in self._pieces:
+            for number, value in piece.sums.finish():
+                sums[number] = value
+        return sums
+
+
+def _divisible(stream: ObjectStream) -> bool:
+    """Whether the rest may be fetched by ranges: the length is known, the version can be named, the source obeys."""
+    return stream.meta.size is not None and not stream.meta.weak and stream.partial
+
+
+def _whole(stream: ObjectStream) -> bool:
+    return stream.meta.size is not None and stream.end == stream.meta.size
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
