@@ -12,13 +12,12 @@ UpstreamStalled, UpstreamCorrupt, GenerationChanged, BadRequest (a key this stor
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer  # type: ignore[attr-defined,unused-ignore]
+    from collections.abc import AsyncIterator
+    from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,8 @@ class ObjectStream:
     start: int
     end: int | None
     chunks: AsyncIterator[bytes | memoryview]
+    partial: bool = True
+    """Only the bytes asked for travel; False where the store sends the whole object, and the rest is thrown away."""
 
     async def aclose(self) -> None:
         close = getattr(self.chunks, "aclose", None)
@@ -127,5 +128,5 @@ class Store(ABC):
             delimiter: Fold keys at the next `/` into `prefixes`.
         """
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> None:  # noqa: B027 - a store without connections has nothing to release
         """Release connections. The default has none."""
