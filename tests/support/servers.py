@@ -10,6 +10,8 @@ The fault-injecting HTTP server is `servers_faulty.FaultyOrigin`, the bad networ
 
 from __future__ import annotations
 
+import base64
+import hmac
 import json
 import os
 import pwd
@@ -28,7 +30,9 @@ from servers_install import CATALOGUE, ToolMissingError, find_or_install, requir
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from email.utils import formatdate
+from email.utils import formatdate
+from pathlib import Path
 
 START_SECONDS = 30
 STOP_SECONDS = 5
@@ -61,6 +65,10 @@ S = TypeVar("S", bound=Server)
 
 
 class S3Server(Server):
+    def create_bucket(self, bucket: str) -> None:
+        """Both servers take every folder for a bucket."""
+        (self.folder / bucket).mkdir()
+
     def where(self, bucket: str, *, url: str = "", **options: str) -> str:
         """Location of a bucket (or `bucket/prefix`) for `BucketSettings`; `url` puts a proxy before the server."""
         query = {
@@ -81,6 +89,17 @@ class AzureServer(Server):
             "endpoint": f"{url or self.url}/{AZURITE_ACCOUNT}",
         }
         return f"az://{container}?{urlencode(query)}"
+
+    def create_container(self, container: str) -> None:
+        """Azure creates nothing on the first write. This is the Shared Key signature of one such request."""
+        headers = {"x-ms-date": formatdate(usegmt=True), "x-ms-version": "2021-08-06"}
+        named = "".join(f"{name}:{value}\n" for name, value in sorted(headers.items()))
+        resource = f"/{AZURITE_ACCOUNT}/{AZURITE_ACCOUNT}/{container}\nrestype:container"
+        signature = hmac.digest(base64.b64decode(AZURITE_KEY), f"PUT{chr(10) * 12}{named}{resource}".encode(), "sha256")
+        headers["Authorization"] = f"SharedKey {AZURITE_ACCOUNT}:{base64.b64encode(signature).decode()}"
+        url = f"{self.url}/{AZURITE_ACCOUNT}/{container}?restype=container"
+        with urlopen(Request(url, method="PUT", headers=headers), timeout=START_SECONDS) as response:
+            response.read()
 
 
 class GcsServer(Server):

@@ -1,0 +1,348 @@
+"""A bucket that is a web server: any one that answers GET, and one that takes PUT and DELETE where it allows them.
+
+A web server promises less than an object store, so everything it says is checked before a byte goes on:
+
+- *Encoding.* Asked for is `identity`; an answer in another Content-Encoding is not the object, and is refused.
+- *Version.* The ETag; without one, modification time and size, which makes the etag weak. Without either, every answer is
+  a version of its own. `if_match` is compared here, not sent as If-Match, which many servers ignore and which must fail
+  for weak etags (RFC 9110).
+- *Ranges.* A 206 must name the range that was asked. A 200 to a range is the whole object: it is used when the range
+  begins at 0, or when its strong etag is the one wanted, by skipping forward to the range, which costs transfer but no
+  correctness; else it is refused.
+- *End.* With a Content-Length, or a last chunk, the end is known and checked. Nothing else counts as an end.
+- *Redirects.* Followed to the same host and to those in `allow_redirect_hosts` (`redirects.py`).
+
+The client has no limit on a whole transfer, only `progress_timeout` on the wait for the next byte.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from shardgate_gateway.errors import (
+    BadRequest,
+    Forbidden,
+    GatewayError,
+    NotFound,
+    PreconditionFailed,
+    RangeNotSatisfiable,
+    UpstreamCorrupt,
+    UpstreamError,
+    UpstreamUnavailable,
+)
+from shardgate_gateway.stores.base import ListPage, ObjectMeta, ObjectStream, Store
+from shardgate_gateway.stores.keys import check_key
+from shardgate_gateway.stores.redirects import MAX_REDIRECTS, REDIRECTS, GuardedResolver, RedirectPolicy
+from shardgate_gateway.stores.translate import RANGES, Body, storing, translating
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from shardgate_gateway.settings import UpstreamSettings
+
+SAFE = "/-_.~!$&'()*+,;=:@"
+"""Characters that RFC 3986 lets stand in a path; all others are quoted."""
+READ_BUFFER = 512 << 10
+"""Half of the bytes that may wait here for a slow reader, per transfer, before the sender is made to wait."""
+CHANGED = "the server, or a proxy before it, changed the body on the way"
+UNVERSIONED = "unversioned-"
+CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)", re.ASCII)
+OK, PARTIAL, BAD, RANGE_NOT_SATISFIABLE, FAILED = 200, 206, 400, 416, 500
+NO_SUCH_METHOD = {405, 501}
+STATUS: dict[int, tuple[type[GatewayError], str]] = {
+    400: (BadRequest, "the server refuses this URL"),
+    401: (Forbidden, "the server wants a login; put it into the bucket's address: http://user:password@host/"),
+    403: (Forbidden, "the server refuses access"),
+    404: (NotFound, ""),
+    405: (BadRequest, "the server does not take this method for this URL"),
+    408: (UpstreamUnavailable, ""),
+    410: (NotFound, ""),
+    412: (PreconditionFailed, ""),
+    414: (BadRequest, "use a shorter key"),
+    429: (UpstreamUnavailable, "the server asks for fewer requests"),
+    501: (BadRequest, "the server does not take this method"),
+}
+"""Other 4xx are UpstreamError, other 5xx UpstreamUnavailable."""
+
+
+class HttpOrigin(Store):
+    """Everything below one URL.
+
+    Args:
+        base: `http(s)://[user:password@]host[:port]/path`.
+        upstream: Timeouts.
+        label: `provider://name`, for messages.
+        allow_redirect_hosts: Other hosts (`host` or `host:port`) that may be redirected to.
+    """
+
+    def __init__(
+        self, base: URL, upstream: UpstreamSettings, *, label: str, allow_redirect_hosts: tuple[str, ...] = ()
+    ) -> None:
+        self._base = str(base).rstrip("/")
+        self._label = label
+        self._policy = RedirectPolicy(base, allow_redirect_hosts)
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=upstream.connect_timeout, sock_read=upstream.progress_timeout
+        )
+        self._session: aiohttp.ClientSession | None = None
+
+    async def get(
+        self, key: str, *, start: int = 0, end: int | None = None, if_match: str | None = None
+    ) -> ObjectStream:
+        name = self._name(key)
+        if end is not None and end <= start:
+            raise BadRequest(f"the range {start}-{end} of {name} is empty")
+        ranged = start > 0 or end is not None
+        headers = {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if ranged else {}
+        with translating(name):
+            response = await self._request("GET", key, headers)
+        try:
+            if response.status == RANGE_NOT_SATISFIABLE:
+                await self._refuse_range(key, start, if_match, response)
+            self._check(key, response)
+            span = _span(response, name)
+            meta = _meta(key, response, span.size)
+            if if_match not in {None, meta.etag}:
+                raise PreconditionFailed(f"{name} has the etag {meta.etag} now, not {if_match}")
+            stop = _place(span, start, end, pinned=if_match is not None and not meta.weak, name=name)
+            chunks = _Chunks(response, span, start, end if stop is None else stop, name)
+            return ObjectStream(meta, start, stop, chunks, partial=span.partial)
+        except BaseException:
+            response.close()
+            raise
+
+    async def head(self, key: str) -> ObjectMeta:
+        with translating(self._name(key)):
+            response = await self._request("HEAD", key)
+            if response.status in NO_SUCH_METHOD:
+                response = await self._request("GET", key)
+        try:
+            self._check(key, response)
+            return _meta(key, response, _span(response, self._name(key)).size)
+        finally:
+            response.close()
+
+    async def put(
+        self, key: str, body: AsyncIterator[bytes], *, size: int | None = None, content_type: str | None = None
+    ) -> ObjectMeta:
+        source = Body(body)
+        headers = {"Content-Type": content_type or "application/octet-stream"}
+        if size is not None:
+            headers["Content-Length"] = str(size)
+        with storing(source, self._name(key)):
+            response = await self._request("PUT", key, headers, source)
+            response.close()
+            self._check(key, response)
+        return await self.head(key)
+
+    async def delete(self, key: str) -> None:
+        with translating(self._name(key)):
+            response = await self._request("DELETE", key)
+        response.close()
+        self._check(key, response)
+
+    async def list(
+        self,
+        prefix: str = "",
+        *,
+        token: str | None = None,
+        limit: int = 1000,
+        delimiter: bool = False,  # noqa: ARG002
+    ) -> ListPage:
+        raise BadRequest(
+            f"{self._label} is a web server, and HTTP has no listing",
+            hint="name the objects yourself, for example by a template like train-{000000..000099}.tar",
+        )
+
+    async def aclose(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def _name(self, key: str) -> str:
+        return f"{self._label}/{key}"
+
+    def _client(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, resolver=GuardedResolver(URL(self._base).host or "")),
+                timeout=self._timeout,
+                auto_decompress=False,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                read_bufsize=READ_BUFFER,
+            )
+        return self._session
+
+    async def _request(
+        self, method: str, key: str, headers: dict[str, str] | None = None, body: Body | None = None
+    ) -> aiohttp.ClientResponse:
+        """Ask, and follow redirects as far as they are allowed."""
+        check_key(key)
+        url = URL(f"{self._base}/{quote(key, safe=SAFE)}", encoded=True)
+        for _ in range(MAX_REDIRECTS + 1):
+            response = await self._client().request(
+                method,
+                url,
+                headers={"Accept-Encoding": "identity", **(headers or {})},
+                data=body,
+                allow_redirects=False,
+            )
+            if response.status not in REDIRECTS:
+                return response
+            response.close()
+            if body is not None:
+                raise UpstreamError(f"{self._name(key)}: the server redirects a PUT", hint="use the address it names")
+            url = self._policy.target(url, response.headers.get("Location", ""), self._name(key))
+        raise UpstreamError(f"{self._name(key)} was redirected more than {MAX_REDIRECTS} times")
+
+    def _check(self, key: str, response: aiohttp.ClientResponse) -> None:
+        """Raise what a status stands for, unless it is a good one."""
+        status = response.status
+        if status < BAD:
+            return
+        otherwise = UpstreamUnavailable if status >= FAILED else UpstreamError
+        ours, hint = STATUS.get(status, (otherwise, ""))
+        retry_after = _seconds(response.headers.get("Retry-After"))
+        raise ours(f"{self._name(key)}: the server answered {status}", hint=hint, retry_after=retry_after)
+
+    async def _refuse_range(self, key: str, start: int, if_match: str | None, response: aiohttp.ClientResponse) -> None:
+        """416: say how long the object is, or that it is another one now."""
+        response.close()
+        meta = await self.head(key)
+        if if_match not in {None, meta.etag}:
+            raise PreconditionFailed(f"{self._name(key)} has the etag {meta.etag} now, not {if_match}")
+        raise RangeNotSatisfiable(f"{self._name(key)} has no byte {start}", size=meta.size or 0)
+
+
+class _Span(NamedTuple):
+    """Which bytes of the object an answer holds: `[start, end)` of `size`; None is unknown."""
+
+    start: int
+    end: int | None
+    size: int | None
+    partial: bool
+
+
+class _Chunks:
+    """The wanted part of an answer's body; ends normally only at its announced end."""
+
+    def __init__(self, response: aiohttp.ClientResponse, span: _Span, start: int, stop: int | None, name: str) -> None:
+        self._response = response
+        self._skip = start - span.start
+        self._left = None if stop is None else stop - start
+        self._to_the_end = stop is None or stop == span.end
+        self._known = span.end is not None
+        self._name = name
+
+    def __aiter__(self) -> _Chunks:
+        return self
+
+    async def __anext__(self) -> bytes | memoryview:
+        while self._left != 0 or self._to_the_end:
+            with translating(self._name):
+                chunk: bytes | memoryview = await self._response.content.readany()
+            if not chunk:
+                self._finish()
+                break
+            if self._skip:
+                skipped = min(self._skip, len(chunk))
+                self._skip -= skipped
+                chunk = memoryview(chunk)[skipped:]
+            if chunk:
+                return self._count(chunk)
+        raise StopAsyncIteration
+
+    def _count(self, chunk: bytes | memoryview) -> bytes | memoryview:
+        if self._left is None:
+            return chunk
+        if len(chunk) > self._left:
+            if self._to_the_end:
+                raise UpstreamCorrupt(f"{self._name}: more bytes came than were announced", hint=CHANGED)
+            chunk = memoryview(chunk)[: self._left]
+        self._left -= len(chunk)
+        return chunk
+
+    def _finish(self) -> None:
+        missing, self._left, self._to_the_end = self._left, 0, False
+        if missing and self._known:
+            raise UpstreamCorrupt(f"{self._name}: the body ended {missing} bytes early", hint=CHANGED)
+
+    async def aclose(self) -> None:
+        self._response.close()
+
+
+def _span(response: aiohttp.ClientResponse, name: str) -> _Span:
+    """What a good answer says that it holds; UpstreamCorrupt where that makes no sense."""
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in {"", "identity"}:
+        raise UpstreamCorrupt(
+            f"{name}: the server sent it encoded as {encoding[:20]}, which is not the object",
+            hint="switch compression off for these files at the server or proxy (nginx: gzip off)",
+        )
+    length = response.content_length
+    if response.status == OK:
+        return _Span(0, length, length, partial=False)
+    said = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+    if response.status != PARTIAL or said is None:
+        raise UpstreamCorrupt(
+            f"{name}: the server answered {response.status} without a good Content-Range", hint=RANGES
+        )
+    start, end = int(said[1]), int(said[2]) + 1
+    size = None if said[3] == "*" else int(said[3])
+    if end <= start or (size is not None and end > size) or length not in {None, end - start}:
+        raise UpstreamCorrupt(f"{name}: the server sent {said[0]!r} and Content-Length {length}", hint=RANGES)
+    return _Span(start, end, size, partial=True)
+
+
+def _place(span: _Span, start: int, end: int | None, *, pinned: bool, name: str) -> int | None:
+    """Where the wanted part of the answer stops, None where only the transport knows."""
+    if span.size is not None and start >= span.size and (start or end is not None):
+        raise RangeNotSatisfiable(f"{name} has no byte {start}", size=span.size)
+    known = span.size if span.size is not None else span.end
+    stop = known if end is None or known is None else min(end, known)
+    if span.partial and (span.start, span.end) != (start, stop):
+        raise UpstreamCorrupt(f"{name}: asked for {start}-{end}, the server sent {span.start}-{span.end}", hint=RANGES)
+    if not span.partial and start and not pinned:
+        raise UpstreamCorrupt(f"{name}: asked for a range, the server sent the whole object", hint=RANGES)
+    return stop
+
+
+def _meta(key: str, response: aiohttp.ClientResponse, size: int | None) -> ObjectMeta:
+    etag = response.headers.get("ETag", "").strip()
+    modified = _date(response.headers.get("Last-Modified"))
+    opaque = etag.removeprefix("W/").strip('"')
+    if not opaque:
+        when = f"{modified.timestamp():.0f}" if modified else UNVERSIONED + secrets.token_hex(8)
+        opaque = f"{when}-{'' if size is None else size}"
+    return ObjectMeta(
+        key=key,
+        size=size,
+        etag=opaque,
+        weak=not etag.startswith('"'),
+        last_modified=modified,
+        content_type=response.headers.get("Content-Type"),
+    )
+
+
+def _date(header: str | None) -> datetime | None:
+    try:
+        return parsedate_to_datetime(header) if header else None
+    except ValueError:
+        return None
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """`Retry-After` is a number of seconds or a date."""
+    if retry_after is None:
+        return None
+    if re.fullmatch(r"\d{1,9}", retry_after.strip(), re.ASCII):
+        return float(retry_after)
+    when = _date(retry_after)
+    return max(0.0, (when - datetime.now(when.tzinfo)).total_seconds()) if when else None

@@ -1,0 +1,154 @@
+"""From a configured bucket to a store: the one place where stores are put together.
+
+A location says where the bytes are: `s3://bucket/folder?endpoint=...`, `gs://...`, `az://...`, `http(s)://host/base`,
+`file://folder` or a plain path, `mem://`. What stands behind the `?` is checked against the tables below, so that a
+misspelt option is an error and not a silent default. Credentials come from the environment (AWS_*, GOOGLE_*, AZURE_*)
+or from options; a location is therefore never logged, and messages don't show it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
+from yarl import URL
+
+from shardgate.providers import canonical
+from shardgate_gateway.errors import BadRequest
+from shardgate_gateway.stores.http_origin import HttpOrigin
+from shardgate_gateway.stores.keys import check_key
+from shardgate_gateway.stores.local_folder import LocalFolder
+from shardgate_gateway.stores.object_store import ObjectStoreBucket
+from shardgate_gateway.stores.read_only import ReadOnly
+from shardgate_gateway.stores.translate import translating
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, RetryConfig
+
+    from shardgate_gateway.settings import BucketSettings, UpstreamSettings
+    from shardgate_gateway.stores.base import Store
+
+CLOUDS: dict[str, tuple[type[S3Store | GCSStore | AzureStore], dict[str, str]]] = {
+    "aws": (
+        S3Store,
+        {
+            "endpoint": "endpoint",
+            "region": "region",
+            "access_key_id": "access_key_id",
+            "secret_access_key": "secret_access_key",
+            "session_token": "session_token",
+            "skip_signature": "skip_signature",
+            "virtual_hosted_style": "virtual_hosted_style_request",
+            "request_payer": "request_payer",
+        },
+    ),
+    "gcp": (
+        GCSStore,
+        {"endpoint": "base_url", "service_account": "service_account", "skip_signature": "skip_signature"},
+    ),
+    "az": (
+        AzureStore,
+        {
+            "endpoint": "endpoint",
+            "account": "account_name",
+            "access_key": "account_key",
+            "sas_token": "sas_key",
+            "skip_signature": "skip_signature",
+        },
+    ),
+}
+"""Per provider: obstore's class, and the options of a location with obstore's names for them."""
+ALLOW_HTTP = "allow_http"
+"""An option of all clouds, needed only where plain HTTP is not said by the endpoint itself."""
+UNLIMITED = timedelta(days=365)
+"""obstore always limits a whole body, so it gets a limit that nothing reaches."""
+CALL_PATIENCE = 2
+"""A call that is no body, or one part of an upload, may take so many `progress_timeout`s."""
+
+
+def open_store(name: str, bucket: BucketSettings, upstream: UpstreamSettings) -> Store:
+    """The store of the bucket `name` (`PROVIDER://NAME`).
+
+    Raises:
+        BadRequest: The location is wrong; the message says what about it.
+    """
+    store = _open(name, bucket, upstream)
+    return ReadOnly(store, label=name) if bucket.read_only else store
+
+
+def _open(name: str, bucket: BucketSettings, upstream: UpstreamSettings) -> Store:
+    where = urlsplit(bucket.where)
+    if "://" not in bucket.where or where.scheme == "file":
+        return LocalFolder(_folder(name, bucket.where), label=name)
+    try:
+        kind = canonical(where.scheme)
+    except ValueError as error:
+        raise BadRequest(f"bucket {name}: {error} in its location", hint="see docs/buckets.md") from None
+    if kind == "mem":
+        memory = MemoryStore()
+        return ObjectStoreBucket(memory, memory, label=name, etag_prefix=f"{secrets.token_hex(4)}-")
+    if kind == "http":
+        return HttpOrigin(_origin(name, where), upstream, label=name, allow_redirect_hosts=bucket.allow_redirect_hosts)
+    return _cloud(name, kind, where, upstream)
+
+
+def _folder(name: str, where: str) -> Path:
+    folder = where.removeprefix("file://")
+    if not folder or "\0" in folder:
+        raise BadRequest(f"bucket {name}: its location names no folder", hint="write a path, or file:///path")
+    return Path(folder).expanduser().absolute()
+
+
+def _origin(name: str, where: SplitResult) -> URL:
+    if not where.hostname or where.query or where.fragment:
+        raise BadRequest(
+            f"bucket {name}: the location of a web server is http(s)://host[:port]/path, without `?` and `#`",
+            hint="put what follows the server's address into the keys",
+        )
+    return URL(where.geturl())
+
+
+def _cloud(name: str, kind: str, where: SplitResult, upstream: UpstreamSettings) -> Store:
+    make, known = CLOUDS[kind]
+    options = dict(parse_qsl(where.query, keep_blank_values=True))
+    if unknown := sorted(set(options) - set(known) - {ALLOW_HTTP}):
+        raise BadRequest(
+            f"bucket {name}: unknown option {', '.join(unknown)} in its location",
+            hint=f"options of {where.scheme}:// are {', '.join([*known, ALLOW_HTTP])}",
+        )
+    prefix = where.path.strip("/")
+    if not where.netloc:
+        raise BadRequest(f"bucket {name}: its location names no bucket", hint=f"write {where.scheme}://BUCKET")
+    if prefix:
+        check_key(prefix)
+    allow_http = options.pop(ALLOW_HTTP, "").lower() == "true" or options.get("endpoint", "").startswith("http://")
+    config: dict[str, Any] = {known[option]: value for option, value in options.items()}
+
+    def client(timeouts: ClientConfig, retries: RetryConfig) -> S3Store | GCSStore | AzureStore:
+        connect = timedelta(seconds=upstream.connect_timeout)
+        return make(
+            where.netloc,
+            prefix=prefix or None,
+            config=config,  # type: ignore[arg-type]
+            client_options={"allow_http": allow_http, "connect_timeout": connect, **timeouts},
+            retry_config=retries,
+        )
+
+    progress = timedelta(seconds=upstream.progress_timeout)
+    with translating(f"bucket {name}"):
+        return ObjectStoreBucket(
+            client({"timeout": UNLIMITED, "read_timeout": progress}, {"max_retries": 0, "retry_timeout": progress}),
+            client(
+                {"timeout": progress * CALL_PATIENCE},
+                {
+                    "max_retries": upstream.attempts - 1,
+                    "retry_timeout": progress * CALL_PATIENCE,
+                    "backoff": {"init_backoff": timedelta(seconds=upstream.backoff_seconds)},
+                },
+            ),
+            label=name,
+        )

@@ -1,0 +1,192 @@
+"""Foreign exceptions become ours here: one table for obstore, one for aiohttp, one for the file system.
+
+obstore reports most of what a server says as one `GenericError` whose text carries the status and, behind
+`Debug source:`, the chain of Rust errors. So a rule is an exception class and a pattern that its text must contain;
+the first rule that fits wins. Patterns were collected from real servers and from a lying one, and the fault tests
+keep them true for the pinned obstore.
+
+Messages leave the process, so they carry only the first part of the text, without query strings (which may hold
+signatures) and without the XML of the answer; the original exception is cut off for the same reason.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import aiohttp
+from obstore import exceptions as obstore
+
+from shardgate_gateway.errors import (
+    BadRequest,
+    Conflict,
+    Forbidden,
+    GatewayError,
+    LocalStorageError,
+    NotFound,
+    PreconditionFailed,
+    UpstreamCorrupt,
+    UpstreamError,
+    UpstreamStalled,
+    UpstreamUnavailable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+MAX_MESSAGE = 300
+
+RESUME = "the next try continues where this one stopped"
+NO_CREDENTIALS = "give the gateway credentials (docs/buckets.md), or add skip_signature=true for a public bucket"
+ENCODED = "the store sent the object in another encoding than it keeps; switch compression of objects off there"
+RANGES = "a proxy or server in front of the store does not do ranges right; range answers must name what was asked"
+NAMES = "an object and a folder can't have the same name here; choose another key"
+
+
+class Rule(NamedTuple):
+    foreign: type[BaseException]
+    text: str
+    ours: type[GatewayError]
+    hint: str = ""
+
+
+OBSTORE = (
+    Rule(
+        FileNotFoundError,
+        r"NoSuchBucket|ContainerNotFound",
+        NotFound,
+        "the bucket itself is not there: see its `where`",
+    ),
+    Rule(FileNotFoundError, "", NotFound),
+    Rule(obstore.PreconditionError, "", PreconditionFailed),
+    Rule(obstore.NotModifiedError, "", PreconditionFailed),
+    Rule(obstore.AlreadyExistsError, "", Conflict, NAMES),
+    Rule(obstore.PermissionDeniedError, "", Forbidden, "check the bucket's policy and the gateway's credentials"),
+    Rule(obstore.UnauthenticatedError, "", Forbidden, NO_CREDENTIALS),
+    Rule(obstore.InvalidPathError, "", BadRequest),
+    Rule(obstore.NotSupportedError, "", BadRequest),
+    Rule(obstore.UnknownConfigurationKeyError, "", BadRequest),
+    Rule(
+        obstore.BaseError,
+        r"ExpiredToken|InvalidToken|TokenRefreshRequired|RequestTimeTooSkewed",
+        Forbidden,
+        NO_CREDENTIALS,
+    ),
+    Rule(obstore.BaseError, r"169\.254\.16|metadata\.google|[Cc]redential", Forbidden, NO_CREDENTIALS),
+    Rule(
+        obstore.BaseError,
+        r"without LOCATION|PermanentRedirect",
+        UpstreamError,
+        "the bucket is in another region: set region=...",
+    ),
+    Rule(obstore.BaseError, r"NotPartial|UnexpectedRange|ContentRange", UpstreamCorrupt, RANGES),
+    Rule(obstore.BaseError, r"MissingContentLength", UpstreamCorrupt, ENCODED),
+    Rule(
+        obstore.BaseError,
+        r"kind: Connect|ConnectError",
+        UpstreamUnavailable,
+        "check the bucket's endpoint and the network",
+    ),
+    Rule(obstore.BaseError, r"kind: Timeout|TimedOut|operation timed out", UpstreamStalled, RESUME),
+    Rule(obstore.BaseError, r"status: (429|408|5\d\d)\b|SlowDown", UpstreamUnavailable, RESUME),
+    Rule(obstore.BaseError, r"status: 4\d\d\b", BadRequest, "the store refuses this request for this key"),
+    Rule(obstore.BaseError, r"request or response body error|connection|HttpError", UpstreamUnavailable, RESUME),
+    Rule(obstore.BaseError, "", UpstreamError),
+    Rule(ValueError, "parse path", BadRequest),
+    Rule(NotImplementedError, "", BadRequest),
+)
+
+AIOHTTP = (
+    Rule(aiohttp.InvalidURL, "", BadRequest),
+    Rule(aiohttp.ConnectionTimeoutError, "", UpstreamUnavailable, "check the bucket's address and the network"),
+    Rule(TimeoutError, "", UpstreamStalled, RESUME),
+    Rule(aiohttp.ClientPayloadError, r"[Ee]ncoding|decode", UpstreamCorrupt, ENCODED),
+    Rule(aiohttp.ClientPayloadError, "", UpstreamUnavailable, RESUME),
+    Rule(aiohttp.ClientSSLError, "", UpstreamUnavailable, "check the server's certificate"),
+    Rule(aiohttp.ClientConnectionError, "", UpstreamUnavailable, RESUME),
+    Rule(aiohttp.ClientResponseError, "", UpstreamCorrupt, "the server's answer is not valid HTTP"),
+    Rule(aiohttp.ClientError, "", UpstreamError),
+    Rule(ConnectionError, "", UpstreamUnavailable, RESUME),
+)
+
+FILES: dict[int, tuple[type[GatewayError], str]] = {
+    errno.ENOENT: (NotFound, ""),
+    errno.ENOTDIR: (Conflict, NAMES),
+    errno.EISDIR: (Conflict, NAMES),
+    errno.ENOTEMPTY: (Conflict, NAMES),
+    errno.EEXIST: (Conflict, NAMES),
+    errno.EACCES: (Forbidden, "the gateway's user may not do this in the bucket's folder"),
+    errno.EPERM: (Forbidden, "the gateway's user may not do this in the bucket's folder"),
+    errno.ELOOP: (Forbidden, "the key leads through a symbolic link that goes in circles or was just exchanged"),
+    errno.EROFS: (Forbidden, "the bucket's folder is on a read-only file system"),
+    errno.ENAMETOOLONG: (BadRequest, "each part of a key may have 255 bytes in a folder"),
+    errno.EINVAL: (BadRequest, ""),
+    errno.EILSEQ: (BadRequest, ""),
+}
+"""By errno; any other one means that this machine's disk fails."""
+
+
+def summary(error: BaseException) -> str:
+    """The first part of a foreign error's text, safe to show."""
+    text = str(error).split("\n\nDebug source:", 1)[0] or type(error).__name__
+    if code := re.search(r"<Code>(.*?)</Code>(?:.*?<Message>(.*?)</Message>)?", text, re.DOTALL):
+        text = f"{text[: text.find('<')].rstrip(': ')}: {': '.join(filter(None, code.groups()))}"
+    return re.sub(r"\?[^\s]*", "", " ".join(text.split()))[:MAX_MESSAGE]
+
+
+def translate(error: BaseException, label: str) -> GatewayError | None:
+    """Our error for a foreign one, or None where it is none of a store's."""
+    for rule in (*OBSTORE, *AIOHTTP):
+        if isinstance(error, rule.foreign) and re.search(rule.text, str(error)):
+            return rule.ours(f"{label}: {summary(error)}", hint=rule.hint)
+    if isinstance(error, OSError):
+        ours, hint = FILES.get(error.errno or 0, (LocalStorageError, "check this machine's disk"))
+        return ours(f"{label}: {error.strerror or error}", hint=hint)
+    return None
+
+
+@contextmanager
+def translating(label: str) -> Iterator[None]:
+    """Let only our errors out of the block; `label` names the object."""
+    try:
+        yield
+    except GatewayError:
+        raise
+    except Exception as error:
+        ours = translate(error, label)
+        if ours is None:
+            raise
+        raise ours from None
+
+
+class Body:
+    """A body to be stored, that remembers how it failed: the sender's own error must not be taken for the store's."""
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self._chunks = chunks
+        self.error: Exception | None = None
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._read()
+
+    async def _read(self) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in self._chunks:
+                yield chunk
+        except Exception as error:
+            self.error = error
+            raise
+
+
+@contextmanager
+def storing(body: Body, label: str) -> Iterator[None]:
+    """`translating` for a PUT: what `body` raised comes out as it was."""
+    try:
+        with translating(label):
+            yield
+    except Exception:
+        if body.error is not None:
+            raise body.error from None
+        raise
