@@ -32,6 +32,7 @@ class FolderStore(Store):
         delay: Seconds before each chunk.
         weak: Etags are weak.
         sizeless: The size is not told before the end.
+        partial: False sends whole objects to ranged requests, as simple web servers do.
         before_chunk: Called with the key and the offset of every chunk; raises to fail, or returns an awaitable.
         before_get: Called before every GET; raises to fail.
     """
@@ -41,6 +42,7 @@ class FolderStore(Store):
     delay: float = 0.0
     weak: bool = False
     sizeless: bool = False
+    partial: bool = True
     before_chunk: Callable[[str, int], object] = lambda key, at: None
     before_get: Callable[[str, int], object] = lambda key, start: None
     heads: int = 0
@@ -94,22 +96,7 @@ class FolderStore(Store):
             stop = size if end is None else min(end, size)
             told = None if self.sizeless and end is None else stop
             stack.pop_all()
-        return ObjectStream(meta, start, told, self._chunks(key, file, start, stop))
-
-    async def _chunks(self, key, file, start, stop):
-        self.open_streams += 1
-        try:
-            for at in range(start, stop, self.chunk):
-                result = self.before_chunk(key, at)
-                if result is not None:
-                    await result
-                await asyncio.sleep(self.delay)
-                piece = os.pread(file.fileno(), min(self.chunk, stop - at), at)
-                self._count("bytes", -(-len(piece) // 1024))
-                yield piece
-        finally:
-            self.open_streams -= 1
-            file.close()
+        return ObjectStream(meta, start, told, _Chunks(self, key, file, start, stop), self.partial)
 
     async def head(self, key: str) -> ObjectMeta:
         self.heads += 1
@@ -126,6 +113,34 @@ class FolderStore(Store):
 
     async def list(self, prefix="", *, token=None, limit=1000, delimiter=False) -> ListPage:
         return ListPage(())
+
+
+class _Chunks:
+    """Closes its file even if nobody ever asked for a chunk, which a generator would not."""
+
+    def __init__(self, store: FolderStore, key: str, file: BinaryIO, at: int, stop: int) -> None:
+        self.store, self.key, self.file, self.at, self.stop = store, key, file, at, stop
+        store.open_streams += 1
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self.at >= self.stop:
+            raise StopAsyncIteration
+        result = self.store.before_chunk(self.key, self.at)
+        if result is not None:
+            await result
+        await asyncio.sleep(self.store.delay)
+        piece = os.pread(self.file.fileno(), min(self.store.chunk, self.stop - self.at), self.at)
+        self.at += len(piece)
+        self.store._count("bytes", -(-len(piece) // 1024))
+        return piece
+
+    async def aclose(self) -> None:
+        if not self.file.closed:
+            self.file.close()
+            self.store.open_streams -= 1
 
 
 UPSTREAM = UpstreamSettings(attempts=3, backoff_seconds=0.01)
@@ -164,20 +179,3 @@ async def get(cache: Cache, source: Source, start: int = 0, end: int | None = No
 def noise(size: int, seed: int = 0) -> bytes:
     """Bytes that look alike nowhere, so that a wrong offset is found."""
     return hashlib.shake_128(str(seed).encode()).digest(size)
-
-
-def child(work: Callable[[], object]) -> int:
-    """Run `work` in a forked process and return its pid; it ends with status 0 unless `work` raises."""
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        work()
-        status = 0
-    except BaseException:  # noqa: BLE001
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        os._exit(status)

@@ -67,6 +67,7 @@ class Cache:
         self._hot = HotSet(settings.memory_bytes)
         self._fills: dict[str, Fill] = {}
         self._running: dict[tuple[str, str], tuple[float, asyncio.Task[Any]]] = {}
+        self._closed = False
         self._evicting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -88,6 +89,9 @@ class Cache:
 
     async def aclose(self) -> None:
         """Stop fetching; another process, or the next start, goes on with what is unfinished."""
+        if self._closed:
+            return
+        self._closed = True
         tasks = list(self._node.tasks)
         for task in tasks:
             task.cancel()

@@ -20,7 +20,7 @@ from shardgate_gateway.cache.control import Control, Record, State, error_of, fa
 from shardgate_gateway.cache.draft import Draft
 from shardgate_gateway.cache.layout import OpenFile, unlink
 from shardgate_gateway.cache.lead import Lead
-from shardgate_gateway.errors import GatewayError, LocalStorageError
+from shardgate_gateway.errors import GatewayError, LocalStorageError, UpstreamUnavailable
 
 if TYPE_CHECKING:
     from shardgate_gateway.cache.layout import Identity
@@ -127,8 +127,8 @@ class Fill:
             self._node.detach(stream.aclose())
 
     def _settle(self, error: Exception) -> None:
-        """Nothing more will come, unless all has come."""
-        if self.complete:
+        """Nothing more will come."""
+        if self.complete or self.failure is not None:
             return
         self.failure = error
         if not self._opened.done():
@@ -164,7 +164,7 @@ class Fill:
         finally:
             if self._control is not None:
                 self._control.close()
-            self._settle(TryAgain())
+            self._settle(UpstreamUnavailable(f"the fetch of {self.source.label} was stopped", hint="read it again"))
             self._finished.set()
 
     def _local(self, error: OSError) -> LocalStorageError:

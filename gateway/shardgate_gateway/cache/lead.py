@@ -71,10 +71,10 @@ class Lead:
         self._fill.led = True
         stream = await self._open()
         meta = self._record.meta = stream.meta
-        if meta.size is not None and meta.size <= self._node.settings.memory_object_bytes:
-            await self._collect(meta, stream)
-            return
         try:
+            if meta.size is not None and meta.size <= self._node.settings.memory_object_bytes:
+                await self._collect(meta, stream)
+                return
             if not await self._node.run(self._draft.reserve, meta):
                 self._fill.hand_over(stream)
                 raise LocalStorageError(f"{self._source.label} does not fit into the cache")

@@ -1,0 +1,71 @@
+"""A bucket that counts and fails, caches in front of it, and processes with caches."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from cache_lab import UPSTREAM, FolderStore, lab_settings
+from cache_process import CacheProcess
+from shardgate_gateway.cache.cache import Cache
+
+
+@pytest.fixture
+def store(tmp_path):
+    return FolderStore(tmp_path / "store")
+
+
+@pytest.fixture
+async def new_cache(tmp_path):
+    """Start a cache of this process; several share the folder as several processes would."""
+    started = []
+
+    async def start(upstream=UPSTREAM, **settings):
+        cache = Cache(lab_settings(tmp_path / "cache", **settings), upstream)
+        await cache.start()
+        started.append(cache)
+        return cache
+
+    yield start
+    for cache in started:
+        await cache.aclose()
+
+
+@pytest.fixture
+async def cache(new_cache):
+    return await new_cache()
+
+
+@pytest.fixture
+async def new_process(tmp_path, store):
+    started = []
+
+    async def start(**options):
+        process = await CacheProcess.start(store, tmp_path / "cache", **options)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        await process.kill()
+
+
+@pytest.fixture
+def entry_files(tmp_path):
+    """Paths of all published entries."""
+    return lambda: [path for path in (tmp_path / "cache" / "entries").rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def fill_files(tmp_path):
+    return lambda: list((tmp_path / "cache" / "fills").iterdir())
+
+
+@pytest.fixture(autouse=True)
+async def every_stream_is_closed(store):
+    yield
+    for _ in range(100):
+        if not store.open_streams:
+            break
+        await asyncio.sleep(0.01)
+    assert store.open_streams == 0
