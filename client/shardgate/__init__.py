@@ -36,7 +36,7 @@ from shardgate.errors import (
 from shardgate.transform import BytesTransform, WDTransform
 
 if TYPE_CHECKING:
-    from shardgate.embedded import embedded
+    from shardgate.local_gateway import embedded
     from shardgate.viz import display_loader_images, display_shard_images
     from shardgate.wds_opener import install_opener
 
@@ -71,7 +71,7 @@ __all__ = [
 _LAZY = {
     "display_loader_images": "shardgate.viz",
     "display_shard_images": "shardgate.viz",
-    "embedded": "shardgate.embedded",
+    "embedded": "shardgate.local_gateway",
     "install_opener": "shardgate.wds_opener",
 }
 

@@ -15,6 +15,7 @@ is sent with only those attributes that some pickled code names; which ones thes
 
 from __future__ import annotations
 
+import dataclasses
 import dis
 import functools
 import io
@@ -184,8 +185,11 @@ class StablePickler(_PythonPickler):  # type: ignore[misc]
             reduced = cloudpickle._dynamic_class_reduce(obj)  # noqa: SLF001
         if reduced is NotImplemented or len(reduced) == 2:  # noqa: PLR2004 - a builtin, made by its name
             return reduced
+        contents = reduced[2][0]
         for name in UNSTABLE_CLASS_NAMES:
-            reduced[2][0].pop(name, None)
+            contents.pop(name, None)
+        if dataclasses.is_dataclass(obj) and (obj.__doc__ or "").startswith(f"{obj.__name__}("):
+            contents["__doc__"] = None  # made of the defaults' repr, sets in hash order
         return _untracked(reduced)
 
     def _reduce_module(self, module: types.ModuleType) -> Any:

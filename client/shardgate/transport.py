@@ -81,7 +81,7 @@ class Transport:
                 url,
                 body=body,
                 headers={"Accept-Encoding": "identity", **authorization, **(headers or {})},
-                timeout=urllib3.Timeout(self._connect_seconds, None if patient else self.timeout),
+                timeout=urllib3.Timeout(connect=self._connect_seconds, read=None if patient else self.timeout),
                 preload_content=False,
                 decode_content=False,
             )

@@ -17,8 +17,8 @@ from shardgate.cli import objects
 from shardgate.cli.cache import cache
 from shardgate.cli.etl import etl
 from shardgate.cli.output import print_error
-from shardgate.embedded import gateway_command, require_gateway
 from shardgate.errors import ShardgateError
+from shardgate.local_gateway import gateway_command, require_gateway
 
 INTERRUPTED = 130
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

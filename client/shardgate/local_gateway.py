@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections import deque
+import time
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
 from typing import IO, TYPE_CHECKING
 
 from shardgate.client import Client
@@ -26,7 +25,8 @@ if TYPE_CHECKING:
 LISTENING = "shardgate listening on "
 """How the gateway's line begins that tells its URL."""
 STOP_SECONDS = 15.0
-KEPT_LINES = 60
+SHOWN_LINES = 30
+POLL_SECONDS = 0.02
 DIE_WITH_PARENT = """
 import ctypes, os, signal, sys
 PR_SET_PDEATHSIG = 1
@@ -53,7 +53,7 @@ def embedded(
         directory: Keeps cache, registry and packages; a temporary one by default, gone at the end.
         workers: Gateway processes.
         options: More flags of `shardgate serve`.
-        log: File that gets what the gateway prints.
+        log: File that gets what the gateway prints; one in `directory` by default.
 
     Raises:
         MissingExtra: The gateway is not installed.
@@ -67,9 +67,11 @@ def embedded(
         command += ["--cache-dir", str(home / "cache"), "--state-dir", str(home / "state"), *options]
         for bucket, where in buckets.items():
             command += ["--bucket", f"{bucket}={os.fspath(where)}"]
-        process = _start(command, stack)
-        output = _Output(process, stack.enter_context(Path(log).open("a")) if log else None)
-        with Client(output.endpoint()) as client:
+        output = Path(log or home / "gateway.log")
+        with output.open("ab") as file:
+            begin = file.tell()
+            process = _start(command, file, stack)
+        with Client(_endpoint(process, output, begin)) as client:
             yield client
 
 
@@ -84,49 +86,35 @@ def require_gateway() -> None:
             raise MissingExtra(module, "gateway")
 
 
-def _start(command: list[str], stack: ExitStack) -> subprocess.Popen[str]:
+def _start(command: list[str], output: IO[bytes], stack: ExitStack) -> subprocess.Popen[bytes]:
     guarded = [sys.executable, "-S", "-c", DIE_WITH_PARENT, str(os.getpid()), *command]
-    process = subprocess.Popen(guarded, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    process = subprocess.Popen(guarded, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
     stack.callback(_stop, process)
     return process
 
 
-def _stop(process: subprocess.Popen[str]) -> None:
+def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     try:
         process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    if process.stdout:
-        process.stdout.close()
 
 
-class _Output:
-    """What the gateway prints: its URL, and its last lines for messages; read to the end, so that it never blocks."""
+def _endpoint(process: subprocess.Popen[bytes], output: Path, begin: int) -> str:
+    """Wait for the line that tells the URL.
 
-    def __init__(self, process: subprocess.Popen[str], log: IO[str] | None) -> None:
-        self._process = process
-        self._log = log
-        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
-
-    def endpoint(self) -> str:
-        """Wait for the line that tells the URL.
-
-        Raises:
-            EmbeddedGatewayError: The gateway ended instead.
-        """
-        for line in self._read():
-            if line.startswith(LISTENING):
-                Thread(target=deque, args=(self._read(), 0), daemon=True).start()
+    Raises:
+        EmbeddedGatewayError: The gateway ended instead.
+    """
+    while True:
+        ended = process.poll()
+        printed = output.read_bytes()[begin:].decode(errors="replace")
+        for line in printed.splitlines(keepends=True):
+            if line.startswith(LISTENING) and line.endswith("\n"):
                 return line.removeprefix(LISTENING).split()[0]
-        code = self._process.wait()
-        raise EmbeddedGatewayError(f"the gateway ended with status {code} before it listened:\n" + "".join(self._lines))
-
-    def _read(self) -> Iterator[str]:
-        for line in self._process.stdout or ():
-            self._lines.append(line)
-            if self._log:
-                self._log.write(line)
-                self._log.flush()
-            yield line
+        if ended is not None:
+            last = "\n".join(printed.splitlines()[-SHOWN_LINES:])
+            raise EmbeddedGatewayError(f"the gateway ended with status {ended} before it listened:\n{last}")
+        time.sleep(POLL_SECONDS)
