@@ -159,6 +159,8 @@ class HttpInput(Input):
         while self.position != self.size:
             try:
                 response = self._response or self._connect()
+                if self.position == self.size:  # the answer was that nothing is left, and its body is not the shard's
+                    break
                 data = response.read(count)
             except (OSError, http.client.HTTPException) as error:
                 self._lost(describe(error))
@@ -196,7 +198,7 @@ class HttpInput(Input):
     def _check(self, response: http.client.HTTPResponse) -> None:
         total = _total(response.headers.get("Content-Range", ""))
         if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and total == self.position:
-            self.size = total  # exactly at the end; the body of the error is never read as the shard's
+            self.size = total
             return
         expected = HTTPStatus.PARTIAL_CONTENT if self.position else HTTPStatus.OK
         if response.status != expected:

@@ -42,6 +42,8 @@ FOLDER, PAX, PAX_GLOBAL, LONG_NAME, LONG_LINK, SPARSE = ord("5"), frozenset(b"xX
 EXTENSIONS = PAX | {PAX_GLOBAL, LONG_NAME, LONG_LINK}
 BASE_256 = 0o200
 """First byte of a positive number in base 256."""
+COMPRESSED = (b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
+"""How gzip, bzip2, xz and zstd files begin."""
 MAX_DIGITS = 20
 """Of a decimal number in a PAX header."""
 GNU_KINDS = frozenset((LONG_NAME, LONG_LINK, SPARSE))
@@ -114,7 +116,7 @@ def read_samples(source: Input, url: str, index: int) -> Iterator[RawSample]:
 
 def _is_valid(sample: RawSample) -> bool:
     """As webdataset has it: a member `key.__bad__` takes its sample out."""
-    return not sample.fields.get("__bad__")
+    return bool(sample.problem) or not sample.fields.get("__bad__")
 
 
 def _is_meta(name: str) -> bool:
@@ -191,6 +193,8 @@ def _parse_header(block: bytes, at: int) -> tuple[str, int, int]:
     """Name, size and type, after the checksum was found right."""
     if len(block) != BLOCK:
         raise input_invalid(f"the tar ends inside the header at byte {at}")
+    if at == 0 and block.startswith(COMPRESSED):
+        raise input_invalid("the object is compressed; a shard has to be a plain tar")
     field = block[148:156]
     # adler32's low half is 1 plus the sum modulo 65521, which 256 bytes can't reach: an exact sum, at C speed.
     total = (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - 2

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardgate_runtime import inputs
+from shardgate_runtime.failures import JobFailed
+from shardgate_runtime.inputs import FileInput, HttpInput
+
+BODY = os.urandom(300_000)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 40_000)), max_size=20), st.integers(0, 50_000))
+def test_a_file_gives_the_same_bytes_in_any_portions(steps: list[tuple[bool, int]], start: int) -> None:
+    body = BODY[:100_000]
+    fd = os.memfd_create("shard")
+    os.write(fd, b"head" + body + b"foot")
+    source = FileInput(fd, 4, len(body), start)
+    for skip, count in steps:
+        at = source.position
+        if skip:
+            assert source.skip_to(at + count) is (at + count <= len(body))
+        else:
+            assert source.read(count) == body[at : at + count]
+            assert source.position == min(at + count, len(body))
+    source.close()
+    with pytest.raises(OSError):
+        os.fstat(fd)
+
+
+def test_a_file_shorter_than_the_job_says_is_unavailable_and_not_the_end() -> None:
+    fd = os.memfd_create("shard")
+    os.write(fd, b"x" * 100)
+    source = FileInput(fd, 0, 200, 0)
+    with pytest.raises(JobFailed, match="ends at byte 100 of 200") as caught:
+        source.read(150)
+    assert caught.value.failure.code == "input_unavailable"
+    source.close()
+
+
+class Origin(BaseHTTPRequestHandler):
+    """Serves BODY; the server's `faults` say, request by request, after how many bytes to cut, or which status to answer."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        server = self.server
+        server.requests.append(dict(self.headers))
+        fault = server.faults.pop(0) if server.faults else {}
+        start = int(self.headers.get("Range", "bytes=0-")[6:-1])
+        if "status" in fault:
+            self._answer(fault["status"], b'{"message": "not now"}', fault.get("range", ""))
+            return
+        self.send_response(206 if "Range" in self.headers and not fault.get("ignore_range") else 200)
+        body = BODY[start:]
+        if start:
+            self.send_header("Content-Range", f"bytes {start + fault.get('shift', 0)}-{len(BODY) - 1}/{len(BODY)}")
+        if fault.get("chunked") or server.chunked:
+            self._chunked(body, fault.get("cut"))
+            return
+        self.send_header("Content-Length", str(fault.get("length", len(body))))
+        self.end_headers()
+        self.wfile.write(body[: fault.get("cut")])
+        if "cut" in fault:
+            self.close_connection = True
+            if fault.get("reset"):
+                linger = b"\x01\0\0\0\0\0\0\0"
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+
+    def _chunked(self, body: bytes, cut: int | None) -> None:
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        part = body[:cut]
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part) if part else b"")
+        if cut is None:
+            self.wfile.write(b"0\r\n\r\n")
+        else:
+            self.close_connection = True
+
+    def _answer(self, status: int, body: bytes, content_range: str) -> None:
+        self.send_response(status)
+        if content_range:
+            self.send_header("Content-Range", content_range)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def origin(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(inputs, "BACKOFF", (0.0, 0.0, 0.0))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Origin)
+    server.faults, server.requests, server.chunked = [], [], False
+    server.url = f"http://127.0.0.1:{server.server_port}/v1/objects/b/a%20b.tar?provider=mem"
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def read_all(source: HttpInput, portion: int = 7000) -> bytes:
+    parts = []
+    while data := source.read(portion):
+        parts.append(data)
+    source.close()
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("start", [0, 1, 299_999])
+def test_a_shard_is_pulled_from_any_byte_on(origin, chunked: bool, start: int) -> None:
+    origin.chunked = chunked
+    assert read_all(HttpInput(origin.url, "secret", "v1", start)) == BODY[start:]
+    (request,) = origin.requests
+    assert request["Authorization"] == "Bearer secret"
+    assert request["If-Match"] == '"v1"'
+
+
+def test_nothing_is_left_behind_the_last_byte(origin) -> None:
+    origin.faults = [{"status": 416, "range": f"bytes */{len(BODY)}"}]
+    assert read_all(HttpInput(origin.url, "", "v1", len(BODY))) == b""
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_lost_connection_is_continued_by_range_at_the_same_version(origin, chunked: bool, reset: bool) -> None:
+    origin.chunked = chunked
+    origin.faults = [{"cut": 100_000, "reset": reset}, {"cut": 1, "reset": reset}, {"cut": 0}]
+    assert read_all(HttpInput(origin.url, "", "v1", 0)) == BODY
+    assert all(request["If-Match"] == '"v1"' for request in origin.requests)
+    assert len(origin.requests) == 4
+
+
+@pytest.mark.parametrize(
+    ("faults", "reason"),
+    [
+        ([{"status": 412}], "answered 412 from byte 0: not now"),
+        ([{"cut": 10}, {"status": 412}], "answered 412 from byte 10"),
+        ([{"status": 503}], "answered 503"),
+        ([{"status": 404}], "answered 404"),
+        ([{"cut": 10}, {"status": 416, "range": "bytes */9"}], "answered 416"),
+        ([{"cut": 10}, {"ignore_range": True}], "answered 200 from byte 10"),
+        ([{"cut": 10}, {"shift": 5}], "another range"),
+        ([{"cut": 0}] * 4, "failed 4 times"),
+        ([{"cut": 10, "length": 999}, {}], "changed its size from 999"),
+    ],
+)
+def test_an_origin_that_fails_or_lies_makes_the_input_unavailable(origin, faults: list, reason: str) -> None:
+    origin.faults = list(faults)
+    source = HttpInput(origin.url, "", "v1", 0)
+    with pytest.raises(JobFailed, match=reason) as caught:
+        read_all(source)
+    assert caught.value.failure.code == "input_unavailable"
+    source.close()
+
+
+def test_skipping_reads_on_and_notices_the_end(origin) -> None:
+    source = HttpInput(origin.url, "", "v1", 0)
+    assert source.skip_to(1000)
+    assert source.read(10) == BODY[1000:1010]
+    assert not source.skip_to(len(BODY) + 1)
+    source.close()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_reading_all_at_once_is_limited(origin, chunked: bool) -> None:
+    origin.chunked = chunked
+    source = HttpInput(origin.url, "", "v1", 0)
+    assert source.read_all(len(BODY)) == BODY
+    source.close()
+    source = HttpInput(origin.url, "", "v1", 0)
+    with pytest.raises(ValueError, match="bytes that fit"):
+        source.read_all(len(BODY) - 1)
+    source.close()
