@@ -1,13 +1,13 @@
-"""A whole gateway, as its operator starts it: `python -m shardgate_gateway`, with its workers and the runtimes below them.
+"""A whole gateway as its operator starts it: `python -m shardgate_gateway`, its workers and the runtimes below them.
 
-with running_gateway(tmp_path, {"gcp://shards": folder}, workers=2, settings={"upstream.progress_timeout": 1}) as gateway:
+with running_gateway(tmp_path, {"gcp://shards": folder}, workers=2, settings={"upstream.attempts": 2}) as gateway:
     gateway.url("gcp://shards", "a.tar")
     os.kill(gateway.workers()[0], signal.SIGKILL)
     gateway.kill()     # SIGKILL to every process of it
     gateway.start()    # again, on the same port and folders
 
-The kernel kills it when the test process dies. Leaving the block stops it, and fails if a process of it is left or its log
-has a traceback: whatever a test does to a gateway from outside, an unexpected exception is a bug.
+The kernel kills it when the test process dies. Leaving the block stops it, and fails if a process of it is left or its
+log has a traceback: whatever a test does to a gateway from outside, an unexpected exception is a bug.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
@@ -27,9 +26,11 @@ from servers import free_port, spawn, stop
 from shardgate import Client
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator, Mapping
 
 LISTENING = "shardgate listening on "
+MODULES = ("shardgate_gateway", "shardgate_gateway.app", "shardgate_runtime")
 START_SECONDS = 60
 WAIT_SECONDS = 30
 
@@ -141,11 +142,30 @@ class GatewayProcess:
 
     def workers(self) -> list[int]:
         """Processes that answer HTTP."""
-        return [pid for pid in self.tree()[1:] if _is(pid, "shardgate_gateway")]
+        return [pid for pid in self.tree() if _is(pid, "shardgate_gateway.app")]
+
+    def filler(self) -> int | None:
+        """The process that holds the lock of a fill, if one is going on."""
+        inodes = {str(path.stat().st_ino) for path in (self.cache / "fills").iterdir() if "." not in path.name}
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] in inodes:
+                return int(fields[4])
+        return None
+
+    def worker_of(self, port: int) -> int:
+        """The process that answers the connection that comes from this port of ours."""
+        inode = next(
+            fields[9]
+            for fields in map(str.split, Path("/proc/net/tcp").read_text().splitlines()[1:])
+            if fields[1].endswith(f":{self.port:04X}") and fields[2].endswith(f":{port:04X}")
+        )
+        return next(pid for pid in self.workers() if _holds(pid, f"socket:[{inode}]"))
 
     def runtimes(self) -> list[int]:
         """Parents of ETL workers: runtime processes whose own parent is none."""
-        return [pid for pid in self.tree() if _is(pid, "shardgate_runtime") and not _is(_parent(pid), "shardgate_runtime")]
+        found = [pid for pid in self.tree() if _is(pid, "shardgate_runtime")]
+        return [pid for pid in found if _parent(pid) not in found]
 
     def etl_workers(self) -> list[int]:
         """Processes that run user code."""
@@ -157,7 +177,7 @@ class GatewayProcess:
 
     def left_over(self) -> list[int]:
         """Processes that were seen below this gateway and still live."""
-        return [pid for pid in self._known if _alive(pid) and (_is(pid, "shardgate_runtime") or _is(pid, "shardgate_gateway"))]
+        return [pid for pid in self._known if _alive(pid) and any(_is(pid, module) for module in MODULES)]
 
     def _remember(self) -> None:
         self._known.update(self.tree())
@@ -219,6 +239,15 @@ def _is(pid: int, module: str) -> bool:
         return module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def _holds(pid: int, target: str) -> bool:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                if str(path.readlink()) == target:
+                    return True
+    return False
 
 
 def _peak_memory(pid: int) -> int:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
 import subprocess
+import threading
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -77,6 +80,53 @@ def get_raw(endpoint: str, target: str, **headers: str) -> Answer:
     lines = [f"GET {target} HTTP/1.1", "Host: gateway", "Connection: close"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return send_raw(endpoint, ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8"))
+
+
+class Reader(threading.Thread):
+    """One HTTP reader that is under way; the kernel's name of its connection is known from the start.
+
+    Attributes:
+        port: Our end of its connection.
+        body: Bytes so far.
+        whole: Whether the whole body came; None while it is under way.
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__(daemon=True)
+        parts = urlsplit(url)
+        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=READ_SECONDS)
+        self._connection.connect()
+        self._target = f"{parts.path}?{parts.query}"
+        self.port: int = self._connection.sock.getsockname()[1]
+        self.body = b""
+        self.status = 0
+        self.whole: bool | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._connection.request("GET", self._target)
+            response = self._connection.getresponse()
+            self.status = response.status
+            while data := response.read1(1 << 16):
+                self.body += data
+            self.whole = response.length in {None, 0}
+        except (OSError, http.client.HTTPException):
+            self.whole = False
+        finally:
+            self._connection.close()
+
+    def leave(self) -> None:
+        """Hang up in the middle."""
+        with suppress(OSError):
+            self._connection.sock.shutdown(socket.SHUT_RDWR)
+        self.join(READ_SECONDS)
+
+    def finish(self) -> Reader:
+        """Wait for the end, whichever it is."""
+        self.join(READ_SECONDS)
+        assert not self.is_alive(), f"a reader hangs after {len(self.body)} bytes"
+        return self
 
 
 def webdataset_samples(url: str) -> Iterator[dict[str, Any]]:

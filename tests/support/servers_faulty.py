@@ -44,6 +44,7 @@ class Fault:
         chunked: Send the body chunked, without a Content-Length; with `after` its last chunk is never sent.
         ignore_range: 200 and the whole object, whatever was asked.
         body: Sent in place of the object's bytes; headers still speak of the object.
+        before: `stall` before the answer's first byte, until `release()`.
         then: Called after the headers and `after` bytes were sent, before `ending`: to overwrite the object, say.
     """
 
@@ -54,6 +55,7 @@ class Fault:
     chunked: bool = False
     ignore_range: bool = False
     body: bytes | None = None
+    before: Literal["", "stall"] = ""
     then: Callable[[], None] | None = None
 
 
@@ -80,6 +82,7 @@ class FaultyOrigin:
     def __init__(self) -> None:
         self.objects: dict[str, Version] = {}
         self.requests: list[Asked] = []
+        self.refuse_head = False
         self._faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
         self._released = threading.Event()
         self._lock = threading.Lock()
@@ -110,6 +113,13 @@ class FaultyOrigin:
     def fail(self, key: str, fault: Fault, *, times: int = 1) -> None:
         with self._lock:
             self._faults[key].extend([fault] * times)
+
+    def heal(self, key: str) -> None:
+        """Forget the faults that are still queued, and let bodies that are stalled now go on."""
+        with self._lock:
+            self._faults[key].clear()
+            released, self._released = self._released, threading.Event()
+        released.set()
 
     def next_fault(self, key: str) -> Fault:
         with self._lock:
@@ -153,7 +163,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Tests read `requests`, not a log."""
 
     def do_HEAD(self) -> None:
-        self._answer(Fault())
+        self._answer(Fault(status=405) if self.server.origin.refuse_head else Fault())
 
     def do_GET(self) -> None:
         self._answer(self.server.origin.next_fault(self._key()))
@@ -165,6 +175,8 @@ class _Handler(BaseHTTPRequestHandler):
         asked = Asked(self.command, self._key(), dict(self.headers.items()))
         self.server.origin.requests.append(asked)
         version = self.server.origin.objects.get(asked.key)
+        if fault.before:
+            self.server.origin.wait_released()
         if fault.status is not None:
             self._refuse(fault.status, fault.headers)
         elif version is None:
