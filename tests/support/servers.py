@@ -31,8 +31,8 @@ from servers_install import CATALOGUE, ToolMissingError, find_or_install, requir
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from email.utils import formatdate
+    from pathlib import Path
 from email.utils import formatdate
-from pathlib import Path
 
 START_SECONDS = 30
 STOP_SECONDS = 5

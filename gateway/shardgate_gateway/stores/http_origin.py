@@ -3,9 +3,9 @@
 A web server promises less than an object store, so everything it says is checked before a byte goes on:
 
 - *Encoding.* Asked for is `identity`; an answer in another Content-Encoding is not the object, and is refused.
-- *Version.* The ETag; without one, modification time and size, which makes the etag weak. Without either, every answer is
-  a version of its own. `if_match` is compared here, not sent as If-Match, which many servers ignore and which must fail
-  for weak etags (RFC 9110).
+- *Version.* The ETag; without one, modification time and size, which makes the etag weak. Without either, every answer
+  is a version of its own. `if_match` is compared here, not sent as If-Match, which many servers ignore and which must
+  fail for weak etags (RFC 9110).
 - *Ranges.* A 206 must name the range that was asked. A 200 to a range is the whole object: it is used when the range
   begins at 0, or when its strong etag is the one wanted, by skipping forward to the range, which costs transfer but no
   correctness; else it is refused.
@@ -29,6 +29,7 @@ from yarl import URL
 
 from shardgate_gateway.errors import (
     BadRequest,
+    Conflict,
     Forbidden,
     GatewayError,
     NotFound,
@@ -41,7 +42,7 @@ from shardgate_gateway.errors import (
 from shardgate_gateway.stores.base import ListPage, ObjectMeta, ObjectStream, Store
 from shardgate_gateway.stores.keys import check_key
 from shardgate_gateway.stores.redirects import MAX_REDIRECTS, REDIRECTS, GuardedResolver, RedirectPolicy
-from shardgate_gateway.stores.translate import RANGES, Body, storing, translating
+from shardgate_gateway.stores.translate import NAMES, RANGES, Body, storing, translating
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -64,6 +65,7 @@ STATUS: dict[int, tuple[type[GatewayError], str]] = {
     404: (NotFound, ""),
     405: (BadRequest, "the server does not take this method for this URL"),
     408: (UpstreamUnavailable, ""),
+    409: (Conflict, NAMES),
     410: (NotFound, ""),
     412: (PreconditionFailed, ""),
     414: (BadRequest, "use a shorter key"),
@@ -110,8 +112,7 @@ class HttpOrigin(Store):
             self._check(key, response)
             span = _span(response, name)
             meta = _meta(key, response, span.size)
-            if if_match not in {None, meta.etag}:
-                raise PreconditionFailed(f"{name} has the etag {meta.etag} now, not {if_match}")
+            self._check_version(meta, if_match)
             stop = _place(span, start, end, pinned=if_match is not None and not meta.weak, name=name)
             chunks = _Chunks(response, span, start, end if stop is None else stop, name)
             return ObjectStream(meta, start, stop, chunks, partial=span.partial)
@@ -151,10 +152,10 @@ class HttpOrigin(Store):
 
     async def list(
         self,
-        prefix: str = "",
+        prefix: str = "",  # noqa: ARG002
         *,
-        token: str | None = None,
-        limit: int = 1000,
+        token: str | None = None,  # noqa: ARG002
+        limit: int = 1000,  # noqa: ARG002
         delimiter: bool = False,  # noqa: ARG002
     ) -> ListPage:
         raise BadRequest(
@@ -199,7 +200,10 @@ class HttpOrigin(Store):
             response.close()
             if body is not None:
                 raise UpstreamError(f"{self._name(key)}: the server redirects a PUT", hint="use the address it names")
-            url = self._policy.target(url, response.headers.get("Location", ""), self._name(key))
+            target = self._policy.target(url, response.headers.get("Location", ""), self._name(key))
+            if target.path == f"{url.path}/":
+                raise NotFound(f"{self._name(key)} is a folder of the web server")
+            url = target
         raise UpstreamError(f"{self._name(key)} was redirected more than {MAX_REDIRECTS} times")
 
     def _check(self, key: str, response: aiohttp.ClientResponse) -> None:
@@ -212,12 +216,15 @@ class HttpOrigin(Store):
         retry_after = _seconds(response.headers.get("Retry-After"))
         raise ours(f"{self._name(key)}: the server answered {status}", hint=hint, retry_after=retry_after)
 
+    def _check_version(self, meta: ObjectMeta, if_match: str | None) -> None:
+        if if_match not in {None, meta.etag}:
+            raise PreconditionFailed(f"{self._name(meta.key)} has the etag {meta.etag} now, not {if_match}")
+
     async def _refuse_range(self, key: str, start: int, if_match: str | None, response: aiohttp.ClientResponse) -> None:
         """416: say how long the object is, or that it is another one now."""
         response.close()
         meta = await self.head(key)
-        if if_match not in {None, meta.etag}:
-            raise PreconditionFailed(f"{self._name(key)} has the etag {meta.etag} now, not {if_match}")
+        self._check_version(meta, if_match)
         raise RangeNotSatisfiable(f"{self._name(key)} has no byte {start}", size=meta.size or 0)
 
 

@@ -18,10 +18,14 @@ _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _HINT = "a key is made of non-empty parts between slashes, none of them `.` or `..`, without control characters"
 
 
-def check_key(key: str) -> None:
-    """Raise BadRequest for a key that some store would change or refuse."""
+def check_key(key: str, *, without: str = "") -> None:
+    """Raise BadRequest for a key that some store would change or refuse; `without` are characters that this one changes."""
     if any(part in {"", ".", ".."} for part in key.split("/")) or _FORBIDDEN.search(key):
         raise BadRequest(f"{key!r} can't name an object", hint=_HINT)
+    if found := set(without).intersection(key):
+        raise BadRequest(
+            f"{key!r} can't name an object here", hint=f"this store takes no {' '.join(sorted(found))} in keys"
+        )
     if len(key.encode()) > MAX_KEY_BYTES:
         raise BadRequest(f"the key {key[:40]!r}... has more than {MAX_KEY_BYTES} bytes", hint="use a shorter key")
 

@@ -84,6 +84,8 @@ async def _objects(client: ObjectStore, folder: str, after: str) -> AsyncIterato
     held: Described | None = None
     async for batch in obstore.list(client, folder or None, offset=after or None, chunk_size=BATCH):
         for found in batch:
+            if found["path"] <= after:  # Azurite, for one, knows no start
+                continue
             if held and not (held["size"] == 0 and found["path"].startswith(held["path"] + "/")):
                 yield held
             held = found

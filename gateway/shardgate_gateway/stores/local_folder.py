@@ -4,8 +4,8 @@ The file system is asked directly, not through obstore, whose local store lists 
 of the folder, keeps no key like `a#1` or `a:`, and can't say whether a file was changed while it was being read.
 
 - *Version.* The etag is made of inode, modification time (ns) and size. It is compared once more after the last byte
-  was read, so a file that was written to in the meantime raises GenerationChanged. A writer that replaces files by rename
-  disturbs nobody.
+  was read, so a file that was written to in the meantime raises GenerationChanged. A writer that replaces files by
+  rename disturbs nobody.
 - *PUT* writes a hidden file beside its target, flushes it, and renames it. A crash leaves at most that hidden file.
 - *Links.* A symbolic link counts as what it leads to, as long as that lies within the folder; a link that leads out of
   it is Forbidden, and not listed. The folder itself may be a link.
@@ -15,7 +15,8 @@ of the folder, keeps no key like `a#1` or `a:`, and can't say whether a file was
 File calls block, so they run in threads, one per MiB.
 """
 
-# ruff: noqa: PTH - descriptors, O_ flags and real paths are what this file is about; pathlib has none of them
+# ruff: noqa: PTH103, PTH104, PTH106, PTH108, PTH112, PTH113, PTH116, PTH120
+# Descriptors, O_ flags and real paths are what this file is about; pathlib has none of them.
 
 from __future__ import annotations
 
@@ -97,7 +98,7 @@ class LocalFolder(Store):
         key: str,
         body: AsyncIterator[bytes],
         *,
-        size: int | None = None,
+        size: int | None = None,  # noqa: ARG002
         content_type: str | None = None,  # noqa: ARG002
     ) -> ObjectMeta:
         self._check(key)
@@ -266,12 +267,13 @@ def _children(folder: str, root: str, chain: tuple[str, ...]) -> list[tuple[str,
     children = []
     with suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
-            path = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+            linked = entry.is_symlink()
+            path = os.path.realpath(entry.path) if linked else entry.path
             if entry.name.startswith(HIDDEN) or path in chain or not path.startswith(root.rstrip("/") + "/"):
                 continue
-            if entry.is_dir():
+            if os.path.isdir(path) if linked else entry.is_dir():
                 children.append((entry.name + "/", path))
-            elif entry.is_file():
+            elif os.path.isfile(path) if linked else entry.is_file():
                 children.append((entry.name, path))
     return sorted(children)
 

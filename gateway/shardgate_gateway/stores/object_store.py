@@ -48,19 +48,23 @@ class ObjectStoreBucket(Store):
         reads: obstore client for bodies: no retries, no limit on a whole body.
         calls: obstore client for everything else, with retries.
         label: `provider://name`, for messages.
+        without: Characters that the store would change in keys.
         etag_prefix: Put before every etag, where the store's own are not unique (memory).
     """
 
-    def __init__(self, reads: ObjectStore, calls: ObjectStore, *, label: str, etag_prefix: str = "") -> None:
+    def __init__(
+        self, reads: ObjectStore, calls: ObjectStore, *, label: str, without: str = "", etag_prefix: str = ""
+    ) -> None:
         self._reads = reads
         self._calls = calls
         self._label = label
+        self._without = without
         self._etag_prefix = etag_prefix
 
     async def get(
         self, key: str, *, start: int = 0, end: int | None = None, if_match: str | None = None
     ) -> ObjectStream:
-        check_key(key)
+        check_key(key, without=self._without)
         options = self._options(key, start, end, if_match)
         with translating(self._name(key)):
             try:
@@ -68,21 +72,23 @@ class ObjectStoreBucket(Store):
             except BaseError as error:
                 if not _starts_too_far(error):
                     raise
-                size = (await self._describe(key, if_match)).size or 0
-                raise RangeNotSatisfiable(f"{self._name(key)} has no byte {start}", size=size) from None
+                now = await self._describe(key)
+                self._check_version(now, if_match)
+                raise RangeNotSatisfiable(f"{self._name(key)} has no byte {start}", size=now.size or 0) from None
         meta = self._meta(result.meta, result.attributes.get("Content-Type"))
+        self._check_version(meta, if_match)
         first, last = result.range
         return ObjectStream(meta, first, last, self._chunks(result, key, last - first))
 
     async def head(self, key: str) -> ObjectMeta:
-        check_key(key)
+        check_key(key, without=self._without)
         with translating(self._name(key)):
-            return await self._describe(key, None)
+            return await self._describe(key)
 
     async def put(
         self, key: str, body: AsyncIterator[bytes], *, size: int | None = None, content_type: str | None = None
     ) -> ObjectMeta:
-        check_key(key)
+        check_key(key, without=self._without)
         source = Body(body)
         with storing(source, self._name(key)):
             chunks = aiter(source)
@@ -96,7 +102,7 @@ class ObjectStoreBucket(Store):
                 chunk_size=max(PART, -(-(size or 0) // MAX_PARTS)),
                 max_concurrency=CONCURRENT_PARTS,
             )
-            return await self._describe(key, None)
+            return await self._describe(key)
 
     async def delete(self, key: str) -> None:
         await self.head(key)
@@ -137,10 +143,14 @@ class ObjectStoreBucket(Store):
             options["if_match"] = f'"{if_match.removeprefix(self._etag_prefix)}"'
         return options
 
-    async def _describe(self, key: str, if_match: str | None) -> ObjectMeta:
+    def _check_version(self, meta: ObjectMeta, if_match: str | None) -> None:
+        """Not every server that speaks a cloud's protocol knows If-Match."""
+        if if_match not in {None, meta.etag}:
+            raise PreconditionFailed(f"{self._name(meta.key)} has the etag {meta.etag} now, not {if_match}")
+
+    async def _describe(self, key: str) -> ObjectMeta:
         """HEAD with the content type, which obstore's `head` leaves out."""
-        options: GetOptions = {"head": True, **self._options(key, 0, None, if_match)}
-        result = await obstore.get_async(self._calls, key, options=options)
+        result = await obstore.get_async(self._calls, key, options={"head": True})
         return self._meta(result.meta, result.attributes.get("Content-Type"))
 
     def _meta(self, found: Described, content_type: str | None = None) -> ObjectMeta:

@@ -62,6 +62,8 @@ CLOUDS: dict[str, tuple[type[S3Store | GCSStore | AzureStore], dict[str, str]]] 
     ),
 }
 """Per provider: obstore's class, and the options of a location with obstore's names for them."""
+CHANGES = {"az": "\\"}
+"""Characters that a provider changes in keys: Azure makes slashes of backslashes."""
 ALLOW_HTTP = "allow_http"
 """An option of all clouds, needed only where plain HTTP is not said by the endpoint itself."""
 UNLIMITED = timedelta(days=365)
@@ -151,4 +153,5 @@ def _cloud(name: str, kind: str, where: SplitResult, upstream: UpstreamSettings)
                 },
             ),
             label=name,
+            without=CHANGES.get(kind, ""),
         )

@@ -29,9 +29,9 @@ class ReadOnly(Store):
     async def put(
         self,
         key: str,
-        body: AsyncIterator[bytes],
+        body: AsyncIterator[bytes],  # noqa: ARG002
         *,
-        size: int | None = None,
+        size: int | None = None,  # noqa: ARG002
         content_type: str | None = None,  # noqa: ARG002
     ) -> ObjectMeta:
         raise BadRequest(f"{self._label} is read-only; {key!r} was not stored", hint=HINT)

@@ -102,7 +102,6 @@ AIOHTTP = (
     Rule(aiohttp.InvalidURL, "", BadRequest),
     Rule(aiohttp.ConnectionTimeoutError, "", UpstreamUnavailable, "check the bucket's address and the network"),
     Rule(TimeoutError, "", UpstreamStalled, RESUME),
-    Rule(aiohttp.ClientPayloadError, r"[Ee]ncoding|decode", UpstreamCorrupt, ENCODED),
     Rule(aiohttp.ClientPayloadError, "", UpstreamUnavailable, RESUME),
     Rule(aiohttp.ClientSSLError, "", UpstreamUnavailable, "check the server's certificate"),
     Rule(aiohttp.ClientConnectionError, "", UpstreamUnavailable, RESUME),
