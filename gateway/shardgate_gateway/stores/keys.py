@@ -19,7 +19,7 @@ _HINT = "a key is made of non-empty parts between slashes, none of them `.` or `
 
 
 def check_key(key: str, *, without: str = "") -> None:
-    """Raise BadRequest for a key that some store would change or refuse; `without` are characters that this one changes."""
+    """Raise BadRequest for a key that some store would change; `without` are characters that this one changes."""
     if any(part in {"", ".", ".."} for part in key.split("/")) or _FORBIDDEN.search(key):
         raise BadRequest(f"{key!r} can't name an object", hint=_HINT)
     if found := set(without).intersection(key):

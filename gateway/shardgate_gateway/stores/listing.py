@@ -37,11 +37,14 @@ async def walk(
 
     Every key and folder that comes out will do as `token`.
     """
+    parent = prefix.rpartition("/")[0]
+    if "/" in prefix and not is_key(parent):
+        return
     start = just_before(prefix)
     folded = token if token and token.endswith("/") else ""
     after: str | None = max(start, folded + LAST if folded else token or "")
     while after is not None:
-        walking, after, skipped = _objects(client, prefix.rpartition("/")[0], after), None, 0
+        walking, after, skipped = _objects(client, parent, after), None, 0
         async for found in walking:
             key = found["path"]
             if not key.startswith(prefix):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
+from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
 from yarl import URL
 
@@ -24,7 +25,7 @@ from shardgate_gateway.stores.keys import check_key
 from shardgate_gateway.stores.local_folder import LocalFolder
 from shardgate_gateway.stores.object_store import ObjectStoreBucket
 from shardgate_gateway.stores.read_only import ReadOnly
-from shardgate_gateway.stores.translate import translating
+from shardgate_gateway.stores.translate import summary
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -66,6 +67,8 @@ CHANGES = {"az": "\\"}
 """Characters that a provider changes in keys: Azure makes slashes of backslashes."""
 ALLOW_HTTP = "allow_http"
 """An option of all clouds, needed only where plain HTTP is not said by the endpoint itself."""
+PUBLIC = {"endpoint", "region", "account", "service_account"}
+"""Options whose values may stand in messages; `service_account` is the path of a file."""
 UNLIMITED = timedelta(days=365)
 """obstore always limits a whole body, so it gets a limit that nothing reaches."""
 CALL_PATIENCE = 2
@@ -141,17 +144,25 @@ def _cloud(name: str, kind: str, where: SplitResult, upstream: UpstreamSettings)
         )
 
     progress = timedelta(seconds=upstream.progress_timeout)
-    with translating(f"bucket {name}"):
-        return ObjectStoreBucket(
-            client({"timeout": UNLIMITED, "read_timeout": progress}, {"max_retries": 0, "retry_timeout": progress}),
-            client(
-                {"timeout": progress * CALL_PATIENCE},
-                {
-                    "max_retries": upstream.attempts - 1,
-                    "retry_timeout": progress * CALL_PATIENCE,
-                    "backoff": {"init_backoff": timedelta(seconds=upstream.backoff_seconds)},
-                },
-            ),
-            label=name,
-            without=CHANGES.get(kind, ""),
+    try:
+        reads = client({"timeout": UNLIMITED, "read_timeout": progress}, {"max_retries": 0, "retry_timeout": progress})
+        calls = client(
+            {"timeout": progress * CALL_PATIENCE},
+            {
+                "max_retries": upstream.attempts - 1,
+                "retry_timeout": progress * CALL_PATIENCE,
+                "backoff": {"init_backoff": timedelta(seconds=upstream.backoff_seconds)},
+            },
         )
+    except (BaseError, ValueError, TypeError) as error:
+        raise BadRequest(
+            f"bucket {name}: {_redacted(summary(error), options)}", hint="an option of its location is wrong"
+        ) from None
+    return ObjectStoreBucket(reads, calls, label=name, without=CHANGES.get(kind, ""))
+
+
+def _redacted(text: str, options: dict[str, str]) -> str:
+    for option, value in options.items():
+        if option not in PUBLIC and value:
+            text = text.replace(value, "...")
+    return text

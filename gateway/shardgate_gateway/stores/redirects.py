@@ -73,6 +73,7 @@ class GuardedResolver(AbstractResolver):
         found = await self._resolver.resolve(host, port, family)  # type: ignore[arg-type]
         for item in found:
             address = ipaddress.ip_address(item["host"].partition("%")[0])
+            address = getattr(address, "ipv4_mapped", None) or address
             if address.is_link_local or (address.is_loopback and host.lower() not in self._own):
                 raise Forbidden(
                     f"{host} leads to {address}, where no web server of this bucket can be",

@@ -74,7 +74,7 @@ OBSTORE = (
         Forbidden,
         NO_CREDENTIALS,
     ),
-    Rule(obstore.BaseError, r"169\.254\.16|metadata\.google|[Cc]redential", Forbidden, NO_CREDENTIALS),
+    Rule(obstore.BaseError, r"169\.254\.16|latest/api/token|[Mm]etadata[./]|[Cc]redential", Forbidden, NO_CREDENTIALS),
     Rule(
         obstore.BaseError,
         r"without LOCATION|PermanentRedirect",

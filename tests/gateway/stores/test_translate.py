@@ -1,0 +1,115 @@
+"""No foreign exception leaves a store: every exception of obstore and aiohttp has a rule."""
+
+from __future__ import annotations
+
+import inspect
+
+import aiohttp
+import pytest
+from aiohttp.client_reqrep import ConnectionKey, RequestInfo
+from multidict import CIMultiDict, CIMultiDictProxy
+from obstore import exceptions as obstore
+from yarl import URL
+
+from shardgate_gateway import errors
+from shardgate_gateway.errors import GatewayError, NotFound
+from shardgate_gateway.stores.translate import FILES, Body, storing, summary, translate, translating
+
+URL_ = URL("http://host/key")
+REQUEST = RequestInfo(URL_, "GET", CIMultiDictProxy(CIMultiDict()), URL_)
+CONNECTION = ConnectionKey("host", 80, False, True, None, None, None)
+
+
+def subclasses(base):
+    return {base, *(found for child in base.__subclasses__() for found in subclasses(child))}
+
+
+def example_of(kind):
+    """An instance, whatever its constructor wants."""
+    for arguments in (
+        (CONNECTION, OSError(111, "refused")),
+        ("path.sock", CONNECTION, OSError(111, "refused")),
+        (REQUEST, ()),
+        (b"expected", b"got", "host", 80),
+        (CONNECTION, ValueError("certificate")),
+        ("a message",),
+        (),
+    ):
+        try:
+            error = kind(*arguments)
+            str(error)
+        except (TypeError, AttributeError):
+            continue
+        return error
+    raise AssertionError(f"can't make a {kind}")
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for _, kind in inspect.getmembers(obstore, inspect.isclass) if issubclass(kind, Exception)]
+)
+def test_every_exception_of_obstore_becomes_ours(kind):
+    assert isinstance(translate(kind("text"), "aws://b/k"), GatewayError)
+
+
+@pytest.mark.parametrize("kind", sorted(subclasses(aiohttp.ClientError), key=lambda kind: kind.__name__))
+def test_every_client_exception_of_aiohttp_becomes_ours(kind):
+    assert isinstance(translate(example_of(kind), "http://b/k"), GatewayError)
+
+
+@pytest.mark.parametrize("kind", [TimeoutError, ConnectionResetError, BrokenPipeError, PermissionError, OSError])
+def test_every_failure_of_the_system_becomes_ours(kind):
+    assert isinstance(translate(kind("text"), "file://b/k"), GatewayError)
+
+
+@pytest.mark.parametrize("number", [*FILES, 5, 28, 122, 0])
+def test_every_errno_becomes_ours(number):
+    assert isinstance(translate(OSError(number, "text"), "file://b/k"), GatewayError)
+
+
+def test_a_bug_of_ours_stays_a_bug():
+    with pytest.raises(ZeroDivisionError), translating("aws://b/k"):
+        _ = 1 / 0
+
+
+def test_our_errors_pass_unchanged():
+    ours = NotFound("x", hint="y")
+    with pytest.raises(NotFound) as caught, translating("aws://b/k"):
+        raise ours
+    assert caught.value is ours
+
+
+def test_a_message_names_the_object_and_carries_neither_query_nor_debug_text_nor_chain():
+    text = (
+        "Generic S3 error: Error performing GET http://host/b/k?sig=SECRET&x=1 in 3ms - Server returned non-2xx status "
+        "code: 503: <?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Reduce\n your rate</Message></Error>"
+        "\n\nDebug source:\nGeneric { uri: http://host/b/k?sig=SECRET, status: 503 }"
+    )
+    with pytest.raises(errors.UpstreamUnavailable) as caught, translating("aws://b/k"):
+        raise obstore.GenericError(text)
+    message = caught.value.message
+    assert message.startswith("aws://b/k: ")
+    assert "SlowDown: Reduce your rate" in message
+    assert "SECRET" not in message
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_a_message_has_an_end():
+    assert len(summary(obstore.GenericError("x" * 100_000))) <= 300
+
+
+async def test_the_senders_error_is_not_the_stores():
+    async def chunks():
+        yield b"1"
+        raise ConnectionResetError("the client left")
+
+    async def upload(body):
+        try:
+            async for _ in body:
+                pass
+        except ConnectionResetError:
+            raise obstore.GenericError("upload failed") from None
+
+    body = Body(chunks())
+    with pytest.raises(ConnectionResetError, match="the client left"), storing(body, "aws://b/k"):
+        await upload(body)
