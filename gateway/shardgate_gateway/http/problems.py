@@ -62,11 +62,12 @@ STATUS: dict[type[GatewayError], int] = {
     errors.UpstreamStalled: 504,
     errors.GenerationChanged: 503,
     errors.UpstreamError: 502,
-    # The transform is what it is: another try of the same request ends the same way.
+    errors.UpstreamCorrupt: 502,
+    # Transform and shard are what they are: another try of the same request ends the same way.
+    errors.TransformError: 422,
     errors.TransformStartError: 422,
     errors.SampleError: 422,
     errors.WorkerLost: 502,
-    errors.TransformError: 500,
     errors.CacheCorrupt: 500,
     errors.LocalStorageError: 503,
     VersionNotSupported: 505,
