@@ -124,6 +124,7 @@ def _row(images: list[tuple[Any, str]], save: str | os.PathLike[str] | None) -> 
 def _show(axis: Axes, image: Any, title: str) -> None:
     axis.imshow(image, cmap="gray" if image.ndim == 2 else None)  # noqa: PLR2004 - height and width
     axis.set_title(f"class {title}", fontsize=9)
+    axis.set_anchor("N")  # titles stay in line above images of different heights
 
 
 def _first(sample: dict[str, Any], extensions: str) -> Any:

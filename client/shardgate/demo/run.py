@@ -48,13 +48,25 @@ class DemoFailed(ShardgateError):
 
 @dataclass(frozen=True)
 class Pass:
-    """One reading of a loader. `first` is the seconds until its first sample was there."""
+    """One reading of a loader.
 
-    title: str
+    Attributes:
+        shards: Requests that it made.
+        place: Where the transform ran: in the `loader`'s worker, or in the `gateway`.
+        epoch: How many times the same was read, with this one.
+        samples: That came.
+        seconds: Until the last one.
+        first: Seconds until the first one.
+        hits: Requests that the gateway answered from its cache.
+    """
+
+    shards: int
+    place: str
+    epoch: int
     samples: int
     seconds: float
     first: float
-    answered: str
+    hits: int
 
     @property
     def rate(self) -> float:
@@ -104,30 +116,19 @@ class Demo:
         val = WDTransform(self.client, self.code["wd_val_transform"], transform_name="imagenet-val", verbose=True)
         self.train_url = self.client.object_url(BUCKET, TRAIN.format(0), transform_id=train.uuid)
         self.val_urls = self.client.expand_object_urls(BUCKET, transform_id=val.uuid, template=self.template)
-        here, there = "in the loader's worker", "in the gateway"
         one, many = self.samples, self.shards * self.val_samples
-        plan: list[tuple[str, str | list[str], Iterable[Any], int]] = [
-            (
-                f"1 shard, transform {here}",
-                train_raw,
-                local_loader(train_raw, self.code["train_transform"]),
-                self.samples,
-            ),
-            (f"1 shard, transform {there}", self.train_url, gateway_loader(self.train_url), one),
-            (
-                f"{self.shards} shards, transform {here}",
-                val_raw,
-                local_loader(val_raw, self.code["val_transform"]),
-                many,
-            ),
-            (f"{self.shards} shards, transform {there}", self.val_urls, gateway_loader(self.val_urls), many),
-            ("the same, second epoch", self.val_urls, gateway_loader(self.val_urls), many),
-            ("the same, third epoch", self.val_urls, gateway_loader(self.val_urls), many),
+        plan: list[tuple[str, int, str | list[str], Iterable[Any], int]] = [
+            ("loader", 1, train_raw, local_loader(train_raw, self.code["train_transform"]), one),
+            ("gateway", 1, self.train_url, gateway_loader(self.train_url), one),
+            ("loader", 1, val_raw, local_loader(val_raw, self.code["val_transform"]), many),
+            ("gateway", 1, self.val_urls, gateway_loader(self.val_urls), many),
+            ("gateway", 2, self.val_urls, gateway_loader(self.val_urls), many),
+            ("gateway", 3, self.val_urls, gateway_loader(self.val_urls), many),
         ]
         passes = []
-        for title, urls, loader, expected in plan:
-            with console.status(title):
-                passes.append(self._measure(title, urls, loader, expected))
+        for place, epoch, urls, loader, expected in plan:
+            with console.status(f"reading, transform in the {place}"):
+                passes.append(self._measure(place, epoch, urls, loader, expected))
         return passes
 
     def check_bytes(self) -> None:
@@ -149,7 +150,7 @@ class Demo:
             raise DemoFailed("the transformed samples have other classes than the originals")
         viz.draw([("Before: as stored", before), ("After: transformed in the gateway", after)]).savefig(picture)
 
-    def _measure(self, title: str, urls: str | list[str], loader: Iterable[Any], expected: int) -> Pass:
+    def _measure(self, place: str, epoch: int, urls: str | list[str], loader: Iterable[Any], expected: int) -> Pass:
         hits = self._hits()
         began = time.perf_counter()
         first, count = 0.0, 0
@@ -158,9 +159,9 @@ class Demo:
             count += len(images)
         seconds = time.perf_counter() - began
         if count != expected:
-            raise DemoFailed(f"{title}: {count} samples came instead of {expected}")
-        asked = 1 if isinstance(urls, str) else len(urls)
-        return Pass(title, count, seconds, first, f"{self._hits() - hits} of {asked}")
+            raise DemoFailed(f"transform in the {place}: {count} samples came instead of {expected}")
+        shards = 1 if isinstance(urls, str) else len(urls)
+        return Pass(shards, place, epoch, count, seconds, first, self._hits() - hits)
 
     def _hits(self) -> int:
         """Requests that the gateway has answered from its cache."""
@@ -189,10 +190,10 @@ def _loader(tuples: Any, transform: Callable[[Any], Any]) -> Iterable[Any]:
 
 
 def _table(passes: list[Pass]) -> Table:
-    table = Table("reading", box=box.SIMPLE_HEAD)
-    for column in ("samples", "samples/s", "first sample", "from cache"):
-        table.add_column(column, justify="right")
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("shards", "transform in", "epoch", "samples", "samples/s", "first sample", "from cache"):
+        table.add_column(column, justify="left" if column == "transform in" else "right")
     for each in passes:
-        row = (each.title, str(each.samples), f"{each.rate:.0f}", f"{each.first * 1000:.0f} ms", each.answered)
-        table.add_row(*row)
+        rate, first, cached = f"{each.rate:.0f}", f"{each.first * 1000:.0f} ms", f"{each.hits} of {each.shards}"
+        table.add_row(str(each.shards), each.place, str(each.epoch), str(each.samples), rate, first, cached)
     return table

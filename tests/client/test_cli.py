@@ -1,0 +1,188 @@
+"""The command line: results on stdout, messages on stderr, and an exit code for each kind of failure."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from shardgate.cli.main import app
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from fake_gateway import FakeGateway
+
+    Run = Callable[..., int]
+
+
+@pytest.fixture
+def run(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run one command against the fake gateway, in a folder of its own, and return its exit code."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def command(*words: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["shardgate", *words])
+        with pytest.raises(SystemExit) as caught:
+            app()
+        return int(caught.value.code or 0)
+
+    return command
+
+
+def test_objects_go_up_are_listed_come_down_and_go(
+    run: Run, gateway: FakeGateway, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "shard.tar").write_bytes(b"x" * 2048)
+    assert run("put", "shard.tar", "gcp://b/dir/") == 0
+    assert gateway.objects == {"gcp://b/dir/shard.tar": b"x" * 2048}
+    assert run("ls", "gcp://b/dir") == 0
+    out = capsys.readouterr().out
+    assert "2.0 KiB" in out
+    assert "2026-11-21 07:00" in out
+    assert "dir/shard.tar" in out
+    assert run("get", "gcp://b/dir/shard.tar", "copy.tar") == 0
+    assert (tmp_path / "copy.tar").read_bytes() == b"x" * 2048
+    assert run("rm", "gcp://b/dir/shard.tar") == 0
+    assert gateway.objects == {}
+
+
+def test_get_names_its_file_after_the_object_and_takes_folders(run: Run, gateway: FakeGateway, tmp_path: Path) -> None:
+    gateway.objects["gcp://b/dir/k.tar"] = b"body"
+    (tmp_path / "sub").mkdir()
+    assert run("get", "gcp://b/dir/k.tar") == 0
+    assert run("get", "gcp://b/dir/k.tar", "sub") == 0
+    assert (tmp_path / "k.tar").read_bytes() == (tmp_path / "sub" / "k.tar").read_bytes() == b"body"
+
+
+def test_a_transformed_object_is_got_by_its_options(run: Run, gateway: FakeGateway) -> None:
+    gateway.objects["gcp://b/k.tar"] = b"body"
+    assert run("get", "gcp://b/k.tar", "--transform", "train", "--epoch", "3", "--args", "a=1") == 0
+    assert gateway.requests[-1][1] == "/v1/objects/b/k.tar?provider=gcp&transform_id=train&args=a%3D1&epoch=3"
+
+
+def test_stdin_and_stdout_carry_bytes_alone(gateway: FakeGateway) -> None:
+    body = os.urandom(3_000_000)
+    shardgate = [sys.executable, "-c", "from shardgate.cli.main import app; app()"]
+    environment = {**os.environ, "SHARDGATE_ENDPOINT": gateway.url}
+    subprocess.run([*shardgate, "put", "-", "gcp://b/k"], input=body, env=environment, check=True)
+    assert gateway.objects["gcp://b/k"] == body
+    got = subprocess.run([*shardgate, "get", "gcp://b/k", "-"], env=environment, check=True, capture_output=True)
+    assert got.stdout == body
+    assert got.stderr == b""
+
+
+def test_json_is_for_programs(run: Run, gateway: FakeGateway, capsys: pytest.CaptureFixture[str]) -> None:
+    gateway.objects["gcp://b/k"] = b"12345"
+    assert run("ls", "gcp://b", "--json") == 0
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert (listed["name"], listed["size"]) == ("k", 5)
+    assert run("head", "gcp://b/k", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["content_type"] == "application/x-tar"
+    assert run("cache", "stat", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {"entries": 1, "bytes": 5}
+    assert run("ls", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["buckets"][0]["bucket"] == "gcp://b"
+
+
+def test_people_get_tables(run: Run, gateway: FakeGateway, capsys: pytest.CaptureFixture[str]) -> None:
+    gateway.objects["gcp://b/k"] = b"12345"
+    assert run("ls") == 0
+    assert run("head", "gcp://b/k") == 0
+    assert run("cache", "stat") == 0
+    out = capsys.readouterr().out
+    assert "gcp://b" in out
+    assert "application/x-tar" in out
+    assert "entries" in out
+
+
+def test_a_transform_is_made_shown_and_removed(
+    run: Run, gateway: FakeGateway, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "local_helper.py").write_text("def up(data):\n    return data.upper()\n")
+    (tmp_path / "etl.py").write_text("import local_helper\n\ndef loud(data):\n    return local_helper.up(data)\n")
+    assert run("etl", "init", "etl.py:loud", "--bytes", "--cache", "never", "--requirement", "six==1.17.0") == 0
+    uuid = capsys.readouterr().out.strip()
+    assert list(gateway.packages) == [uuid]
+    assert uuid.startswith("loud-")
+    assert "cache=never" in gateway.requests[0][1]
+    assert b"six==1.17.0" in gateway.packages[uuid]
+    assert run("etl", "init", "etl.py:loud", "--name", "other", "--on-error", "skip", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["name"] == "other"
+    for words in (["ls"], ["show", "loud"], ["stats", "loud"], ["logs", "loud", "--tail", "7"]):
+        assert run("etl", *words) == 0
+    out = capsys.readouterr().out
+    assert uuid in out
+    assert "samples_in" in out
+    assert "last 7 lines" in out
+    assert run("etl", "rm", "loud") == 0
+    assert uuid not in gateway.packages
+
+
+def test_prefetch_and_evict_take_braces_and_prefixes(run: Run, gateway: FakeGateway) -> None:
+    gateway.objects = {f"gcp://b/x-{i}": b"" for i in range(5)}
+    assert run("cache", "prefetch", "gcp://b/x-{0..2}", "gcp://b/y") == 0
+    posts = sorted(target for method, target, _ in gateway.requests if method == "POST")
+    assert posts == [f"/v1/cache/prefetch?bucket=b&provider=gcp&object={name}" for name in ("x-0", "x-1", "x-2", "y")]
+    gateway.requests.clear()
+    assert run("cache", "evict", "--prefix", "gcp://b/x-") == 0
+    assert sum(method == "POST" for method, _, _ in gateway.requests) == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("get", "gcp://b/nothing"), 4, "gcp://b/nothing is not there"),
+        (("head", "gcp://b/nothing"), 4, "404"),
+        (
+            ("ls", "gcp://b", "--endpoint", "http://127.0.0.1:1"),
+            3,
+            "is `shardgate serve` running at http://127.0.0.1:1?",
+        ),
+        (("ls", "bucket"), 1, "gcp://bucket/key"),
+        (("ls", "ftp://bucket"), 1, "unknown provider"),
+        (("put", "no-such-file", "gcp://b/k"), 1, "No such file"),
+        (("etl", "init", "nothing.py:f"), 1, "FILE:FUNCTION"),
+        (("etl", "show", "nothing"), 4, "no transform nothing"),
+        (("cache", "prefetch", "gcp://b/{1..1000000000}"), 1, "more than 1,000,000"),
+        (("get",), 2, "Missing argument"),
+        (("frobnicate",), 2, "No such command"),
+    ],
+)
+def test_failures_are_one_message_and_an_exit_code(
+    run: Run, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], code: int, said: str
+) -> None:
+    assert run(*words) == code
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert "Traceback" not in printed.err
+    assert printed.out == ""
+
+
+def test_serve_hands_all_its_flags_to_the_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("shardgate_gateway")
+    handed: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda program, words: handed.append(words))
+    monkeypatch.setattr(sys, "argv", ["shardgate", "serve", "--port", "0", "--bucket", "gcp://b=./data", "--help"])
+    with pytest.raises(SystemExit) as caught:
+        app()
+    assert not caught.value.code
+    assert handed == [
+        [sys.executable, "-m", "shardgate_gateway", "--port", "0", "--bucket", "gcp://b=./data", "--help"]
+    ]
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("shardgate.local_gateway.find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["shardgate", "serve"])
+    with pytest.raises(SystemExit) as caught:
+        app()
+    assert caught.value.code == 1
+    assert "pip install 'shardgate[gateway]'" in capsys.readouterr().err
