@@ -1,11 +1,12 @@
-"""The gateway's ETL put together without HTTP: real cache, database, package store, runtimes, and a folder as the bucket."""
+"""The gateway's ETL without HTTP: real cache, database, package store and runtimes, and a folder as the bucket."""
 
 from __future__ import annotations
 
 import asyncio
-import os
+import sys
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shardgate import wire
@@ -22,7 +23,6 @@ from shardgate_gateway.stores.local_folder import LocalFolder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
 
 @dataclass
@@ -43,9 +43,12 @@ class Etl:
         self.database = Database(f"sqlite:///{self.folder / 'state' / 'shardgate.db'}")
         packages = LocalFolder(self.folder / "state", label="packages")
         self.cache = Cache(CacheSettings(dir=self.folder / "cache", capacity_bytes=1 << 30), UpstreamSettings())
-        self.runner = LocalRunner(self.settings, self.folder / "state", lambda id: self.registry.package(id))
+        self.runner = LocalRunner(self.settings, self.folder / "state", self._package)
         self.registry = Registry(self.database, packages, self.settings, self.runner.check)
         self.relay = Relay(self.runner, self.registry, self.settings, endpoint="http://127.0.0.1:1")
+
+    async def _package(self, transform_id: str) -> bytes:
+        return await self.registry.package(transform_id)
 
     async def start(self) -> None:
         await self.cache.start()
@@ -59,7 +62,9 @@ class Etl:
     def put(self, key: str, body: bytes) -> None:
         (self.folder / "bucket" / key).write_bytes(body)
 
-    async def register(self, function: Callable[..., Any], *, cache: str = "never", **capturing: Any) -> TransformRecord:
+    async def register(
+        self, function: Callable[..., Any], *, cache: str = "never", **capturing: Any
+    ) -> TransformRecord:
         _, package = capture(function, **{"decoder": "", **capturing})
         return await self.registry.register(package, TransformOptions.parse({"cache": cache}))
 
@@ -104,7 +109,7 @@ async def collect(relay: Relay, request: TransformRequest, *, skip: int = 0) -> 
 
 def children(pid: int) -> list[int]:
     try:
-        text = open(f"/proc/{pid}/task/{pid}/children").read()  # noqa: PTH123
+        text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
     except FileNotFoundError:
         return []
     return [int(child) for child in text.split()]
@@ -123,7 +128,7 @@ async def etl_in(folder: Path, **settings: Any) -> AsyncIterator[Etl]:
 async def eventually(condition: Callable[[], Any], *, seconds: float = 20) -> Any:
     """The first true answer of `condition`."""
     async with asyncio.timeout(seconds):
-        while not (answer := condition()):
+        while not (answer := condition()):  # noqa: ASYNC110 (other processes set no events)
             await asyncio.sleep(0.01)
         return answer
 
@@ -131,16 +136,12 @@ async def eventually(condition: Callable[[], Any], *, seconds: float = 20) -> An
 def pid_exists(pid: int) -> bool:
     """Whether a process runs; one that waits to be reaped does not."""
     try:
-        return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "Z"  # noqa: PTH123
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
 def package_of(function: bytes = b"opaque", **manifest: Any) -> bytes:
     """A package whose function nobody could load."""
-    python = "{}.{}".format(*__import__("sys").version_info[:2])
+    python = "{}.{}".format(*sys.version_info[:2])
     return wire.pack_package(wire.Manifest(**{"name": "opaque", "python": python, **manifest}), function)
-
-
-def process_id() -> int:
-    return os.getpid()

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import secrets
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from shardgate import wire
 from shardgate.urls import ObjectName, object_path
+from shardgate_gateway.cache.reader import FileSpan
 from shardgate_gateway.errors import (
     Busy,
     GatewayError,
@@ -35,7 +37,7 @@ from shardgate_gateway.errors import (
 from shardgate_gateway.etl.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Iterator
 
     from shardgate_gateway.cache.reader import Reading
     from shardgate_gateway.cache.source import Source
@@ -94,48 +96,70 @@ class Relay:
         """
         job = self._job(request)
         progress = Progress(self._settings.attempts, skip=skip)
-        while True:
+        outcome: Outcome = "released"
+        while outcome != "completed":
             attempt = _Attempt(progress.sample, progress.delivered)
             try:
-                await self._runner.ensure(request.record)
-                shard = await request.reading.verified_file()
-                connection = await self._runner.connect(request.record, progress.resume(job), shard)
-                with contextlib.closing(connection):
-                    if progress.explain(connection.hello.death):
-                        attempt.outcome = "released"
-                    while attempt.outcome == "abandoned":
-                        received = await connection.receive()
-                        if isinstance(received, wire.Stats):
-                            attempt.end("completed", received)
-                        elif isinstance(received, wire.Failure):
-                            attempt.fail(received)
-                        elif count := len(received.data):
-                            timer = self._give_up_later(connection, attempt)
-                            try:
-                                yield received.data
-                            finally:
-                                timer.cancel()
-                            progress.advance(count, received.checkpoint)
-                            await connection.consumed(count)
-                        else:
-                            progress.advance(0, received.checkpoint)
-            except Busy as error:
-                if progress.delivered == skip:
-                    raise
-                await asyncio.sleep(error.retry_after or MAX_BACKOFF_SECONDS)
-            except (WorkerLost, UpstreamUnavailable) as error:
-                progress.lost()
-                attempt.outcome = "failed" if progress.exhausted else "lost"
-                if progress.exhausted:
-                    raise _given_up(request, progress, error) from error
+                connection = await self._connect(request, progress.resume(job))
+                async with contextlib.aclosing(
+                    self._work(connection, progress, attempt, request.source.label)
+                ) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+            except (Busy, WorkerLost, UpstreamUnavailable) as error:
+                attempt.outcome = "failed"
+                await self._try_again(request, progress, error, begun=progress.delivered > skip)
+                attempt.outcome = "released" if isinstance(error, Busy) else "lost"
             except GatewayError:
                 attempt.outcome = "failed"
                 raise
             finally:
-                await self._registry.add_stats(request.record.id, attempt.stats(progress), attempt.outcome)
-            if attempt.outcome == "completed":
-                return
-            await _back_off(progress.losses)
+                outcome = attempt.outcome
+                await self._registry.add_stats(request.record.id, attempt.stats(progress), outcome)
+
+    async def _connect(self, request: TransformRequest, job: wire.Job) -> WorkerConnection:
+        await self._runner.ensure(request.record)
+        shard = await request.reading.verified_file()
+        with contextlib.nullcontext(shard) if shard else _in_memory(request.reading.content) as file:
+            return await self._runner.connect(request.record, job, file)
+
+    async def _work(
+        self, connection: WorkerConnection, progress: Progress, attempt: _Attempt, label: str
+    ) -> AsyncGenerator[memoryview]:
+        """What one worker gives, until it says END, or is given up for a reader that pauses or for new poison."""
+        with contextlib.closing(connection):
+            if progress.explain(connection.hello.death):
+                attempt.outcome = "released"
+            while attempt.outcome == "abandoned":
+                received = await connection.receive()
+                if isinstance(received, wire.Stats):
+                    attempt.end("completed", received)
+                elif isinstance(received, wire.Failure):
+                    attempt.fail(received, label)
+                else:
+                    count = len(received.data)
+                    if count:
+                        timer = self._give_up_later(connection, attempt)
+                        try:
+                            yield received.data
+                        finally:
+                            timer.cancel()
+                    progress.advance(count, received.checkpoint)
+                    await connection.consumed(count)
+
+    async def _try_again(
+        self, request: TransformRequest, progress: Progress, error: GatewayError, *, begun: bool
+    ) -> None:
+        """Return when it is time for another worker; raise `error` if there shall be none."""
+        if isinstance(error, Busy):
+            if not begun:
+                raise error
+            await asyncio.sleep(error.retry_after or MAX_BACKOFF_SECONDS)  # a paused reader is not cut for that
+            return
+        progress.lost()
+        if progress.exhausted:
+            raise _given_up(request, progress, error) from error
+        await _back_off(progress.losses)
 
     def _job(self, request: TransformRequest) -> wire.Job:
         bucket, key = ObjectName.parse(request.source.label)
@@ -173,17 +197,18 @@ class _Attempt:
     def end(self, outcome: Outcome, stats: wire.Stats) -> None:
         self.outcome, self.reported = outcome, stats
 
-    def fail(self, failure: wire.Failure) -> NoReturn:
-        """Account for a FAIL and raise what it means."""
+    def fail(self, failure: wire.Failure, label: str) -> NoReturn:
+        """Account for a FAIL and raise what it means, naming the shard."""
         self.end("failed", wire.Stats(**failure.stats))
+        message = failure.message if label in failure.message else f"{label}: {failure.message}"
         if failure.code == "sample_failed":
             raise SampleError(
-                failure.message, hint=failure.hint, sample=failure.sample, key=failure.key, traceback=failure.traceback
+                message, hint=failure.hint, sample=failure.sample, key=failure.key, traceback=failure.traceback
             )
         if failure.code == "input_invalid":
-            raise TransformError(failure.message, hint=failure.hint)
+            raise TransformError(message, hint=failure.hint)
         error = UpstreamUnavailable if failure.code == "input_unavailable" else WorkerLost
-        raise error(failure.message, hint=failure.hint)
+        raise error(message, hint=failure.hint)
 
     def stats(self, progress: Progress) -> wire.Stats:
         """What the worker reported, or what is known of one that could not."""
@@ -191,6 +216,18 @@ class _Attempt:
             samples_in=progress.sample - self.first_sample, bytes_out=progress.delivered - self.first_byte
         )
         return self.reported or done
+
+
+@contextlib.contextmanager
+def _in_memory(content: bytes | None) -> Iterator[FileSpan | None]:
+    """A small object that the cache keeps in memory, as a file for a worker of this machine."""
+    if content is None:
+        yield None
+        return
+    with open(os.memfd_create("shardgate-object"), "wb") as file:  # noqa: PTH123
+        file.write(content)
+        file.flush()
+        yield FileSpan(file.fileno(), 0, len(content))
 
 
 def _given_up(request: TransformRequest, progress: Progress, error: GatewayError) -> GatewayError:

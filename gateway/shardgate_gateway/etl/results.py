@@ -147,7 +147,9 @@ class ResultSource(Source):
 
 
 class Results:
-    """Decides what is kept. A GET goes
+    """Decides what is kept.
+
+    A GET goes:
 
         result = results.source(record, source, version, query, request_id=...)   # etag and content type are known now
         if results.kept(result): reading = await cache.open(result)               # as any object
