@@ -7,17 +7,20 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-from shardgate_gateway.cache.cache import Cache
 from shardgate_gateway.cache.reader import FileSpan, Reading
 from shardgate_gateway.cache.source import Freshness, Source, StoreSource
 from shardgate_gateway.errors import NotFound, PreconditionFailed, RangeNotSatisfiable
 from shardgate_gateway.settings import CacheSettings, UpstreamSettings
 from shardgate_gateway.stores.base import ListPage, ObjectMeta, ObjectStream, Store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from shardgate_gateway.cache.cache import Cache
 
 MIB = 1 << 20
 
@@ -56,7 +59,7 @@ class FolderStore(Store):
         """Replace an object atomically, behind everybody's back."""
         with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
             file.write(data)
-        os.replace(file.name, self.folder / "objects" / key)
+        Path(file.name).replace(self.folder / "objects" / key)
 
     def remove(self, key: str) -> None:
         (self.folder / "objects" / key).unlink()
@@ -174,6 +177,15 @@ async def get(cache: Cache, source: Source, start: int = 0, end: int | None = No
         return await read(reading, start, end)
     finally:
         reading.aclose()
+
+
+STEP = 10_000
+
+
+async def read_piecemeal(reading: Reading, into: bytearray, start: int, end: int) -> None:
+    """Read in small steps, so that `into` holds all that came before a failure."""
+    for at in range(start, end, STEP):
+        into += await read(reading, at, min(end, at + STEP))
 
 
 def noise(size: int, seed: int = 0) -> bytes:

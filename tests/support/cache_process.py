@@ -17,6 +17,7 @@ from pathlib import Path
 
 import uvloop
 from cache_lab import UPSTREAM, FolderStore, lab_settings, lab_source, read
+
 from shardgate_gateway.cache.cache import Cache
 from shardgate_gateway.errors import GatewayError
 

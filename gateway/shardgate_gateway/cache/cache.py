@@ -1,16 +1,14 @@
 """The cache as the rest of the gateway sees it.
 
-An open walks down this list and stops at the first that fits: an entry that this process has at hand (`lookup`), a fetch
-that this process takes part in, an entry on disk, and at last a new `Fill`, which joins another process's fetch or begins
-one. Whatever is found must be fresh: what the source was not asked about recently enough is asked about first.
+An open walks down this list and stops at the first that fits: an entry that this process has at hand (`lookup`), a
+fetch that this process takes part in, an entry on disk, and at last a new `Fill`, which joins another process's fetch
+or begins one. Whatever is found must be fresh: what the source was not asked about recently enough is asked about
+first.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import math
-import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,22 +16,21 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from shardgate_gateway.cache.blocks import BLOCK
 from shardgate_gateway.cache.draft import discard_fills
-from shardgate_gateway.cache.entry import Entry, EntryInvalid
+from shardgate_gateway.cache.entry import EntryInvalid
 from shardgate_gateway.cache.fill import Fill, TryAgain
-from shardgate_gateway.cache.hot import HotSet, Slot
-from shardgate_gateway.cache.layout import Layout
+from shardgate_gateway.cache.hot import EXHAUSTED, HotSet, Slot, load
+from shardgate_gateway.cache.layout import Layout, exists
 from shardgate_gateway.cache.members import Member, index_stream
 from shardgate_gateway.cache.node import Counters, Node
-from shardgate_gateway.cache.reader import DirectReading, EntryReading, FileSpan, FillReading, Reading
+from shardgate_gateway.cache.reader import DirectReading, EntryReading, FillReading, Reading, as_bytes
 from shardgate_gateway.cache.scrub import Scrubber
 from shardgate_gateway.cache.space import Space
 from shardgate_gateway.cache.sweep import sweep
 from shardgate_gateway.errors import BadRequest, GenerationChanged, LocalStorageError, NotFound, UpstreamError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
     from shardgate_gateway.cache.source import Source
     from shardgate_gateway.settings import CacheSettings, UpstreamSettings
@@ -42,7 +39,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TURNS = 20
 """How often an open looks again because what it found went away under its hands."""
-EXHAUSTED = (errno.EMFILE, errno.ENFILE)
 THREADS = 8
 HOUSEKEEPING_SECONDS = 600.0
 
@@ -62,6 +58,7 @@ class Cache:
     """One per process; all processes of a node share the folder. `start` it before use, `aclose` it after."""
 
     def __init__(self, settings: CacheSettings, upstream: UpstreamSettings) -> None:
+        self.counters = Counters()
         self._settings = settings
         self._upstream = upstream
         self._hot = HotSet(settings.memory_bytes)
@@ -76,14 +73,13 @@ class Cache:
         try:
             layout.create()
             await asyncio.to_thread(sweep, layout)
-            space = await asyncio.to_thread(Space, layout, self._settings)
+            space = await asyncio.to_thread(Space, layout, self._settings, self.counters)
         except OSError as error:
             raise LocalStorageError(
                 f"cache folder {layout.root}: {error}", hint="set cache.dir to a writable folder"
             ) from error
         pool = ThreadPoolExecutor(THREADS, thread_name_prefix="cache")
-        self._node = Node(layout, space, self._settings, self._upstream, pool)
-        self.counters = self._node.counters
+        self._node = Node(layout, space, self._settings, self._upstream, pool, self.counters)
         self._node.detach(self._keep_house())
         self._node.detach(Scrubber(self._node).run())
 
@@ -165,7 +161,7 @@ class Cache:
             if slot.current():
                 return slot
             self._hot.drop(source.entry_name)
-        if not os.path.exists(self._node.layout.entry(source.entry_name)):
+        if not exists(self._node.layout.entry(source.entry_name)):  # a thread costs more than this
             return None
         slot = await self._together("load", source.entry_name, lambda: self._load(source.entry_name))
         if slot is not None and not slot.current():  # what was begun for somebody else may be older than this open
@@ -224,6 +220,7 @@ class Cache:
         finally:
             if self._fills.get(fill.name) is fill:
                 del self._fills[fill.name]
+            fill.end()
         if self._node.space.crowded():
             self._make_room()
 
@@ -316,7 +313,7 @@ class Cache:
     def _damaged(self, slot: Slot) -> None:
         """A block does not match its checksum: nobody is to open this entry again."""
         self._node.counters.corrupt += 1
-        self._hot.drop(os.path.basename(slot.path))
+        self._hot.drop(slot.name)
         if slot.current():
             self._node.space.remove_entry(slot.path)
 
@@ -350,7 +347,7 @@ class Cache:
                 pass  # read the body itself, which is verified
         async with aclosing(reading.parts()) as parts:
             size = reading.meta.size
-            return await index_stream(_bytes(parts), sys.maxsize if size is None else size)
+            return await index_stream(as_bytes(parts), sys.maxsize if size is None else size)
 
     async def stat(self) -> CacheStat:
         usage = self._node.space.usage()
@@ -360,50 +357,13 @@ class Cache:
 
     def _make_room(self) -> None:
         if self._evicting is None or self._evicting.done():
-            self._evicting = self._node.detach(self._evict())
-
-    async def _evict(self) -> None:
-        gone, freed = await self._node.run(self._node.space.make_room)
-        self._node.counters.evictions += gone
-        self._node.counters.evicted_bytes += freed
+            self._evicting = self._node.detach(self._node.run(self._node.space.make_room))
 
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
             await self._node.run(sweep, self._node.layout)
-            await self._evict()
-
-
-def load(node: Node, name: str) -> Slot | None:
-    """The entry at its path, if there is a valid one; a small one with its verified content. Blocks."""
-    path = node.layout.entry(name)
-    try:
-        entry = Entry(path, name)
-        content = entry.content() if entry.size <= node.settings.memory_object_bytes else None
-        if content is None and entry.size <= node.settings.memory_object_bytes:
-            raise EntryInvalid(f"{path} does not match its checksums")
-    except FileNotFoundError:
-        return None
-    except (EntryInvalid, OSError) as error:
-        if isinstance(error, OSError) and error.errno in EXHAUSTED:
-            raise
-        node.counters.corrupt += 1
-        node.space.remove_entry(path)
-        return None
-    age = time.time() - entry.fetched_at  # negative after the clock was set back: ask again
-    validated_at = time.monotonic() - age if age >= 0 else -math.inf
-    return Slot(
-        path, entry.identity, entry.meta, validated_at, content=content, entry=None if content is not None else entry
-    )
-
-
-async def _bytes(parts: AsyncIterable[FileSpan | bytes | memoryview]) -> AsyncGenerator[bytes | memoryview]:
-    async for part in parts:
-        if isinstance(part, FileSpan):
-            for at in range(0, part.length, BLOCK):
-                yield os.pread(part.fd, min(BLOCK, part.length - at), part.offset + at)
-        else:
-            yield part
+            await self._node.run(self._node.space.make_room)
 
 
 async def _awaited(work: Callable[[], Awaitable[T]]) -> T:

@@ -1,9 +1,9 @@
 """The control file of a fill: how processes that want the same object find each other.
 
-One small record says everything: which version is coming, how long it is, and the watermark, up to which the bytes of the body
-file may be read. Only the holder of the file's OS lock writes it, whole, by one `pwrite`; everybody else polls it by `pread`.
-A checksum covers it, so a torn read is seen and simply read again. (A memory map would save a microsecond per poll, and
-turn a full disk into SIGBUS.)
+One small record says everything: which version is coming, how long it is, and the watermark, up to which the bytes of
+the body file may be read. Only the holder of the file's OS lock writes it, whole, by one `pwrite`; everybody else
+polls it by `pread`. A checksum covers it, so a torn read is seen and simply read again. (A memory map would save a
+microsecond per poll, and turn a full disk into SIGBUS.)
 
 The kernel drops the lock when its holder dies, however it dies, so who gets the lock of an unfinished fill is its heir.
 The usual trap of lock files is that the path may have been unlinked, or be another file by now: after locking we look.
@@ -95,7 +95,7 @@ class Control:
 
     @classmethod
     def attach(cls, path: str) -> Control:
-        """Open or create the control file that stands at `path` now, and lock it if nobody else has. May raise OSError."""
+        """Open or create the control file at `path`, and lock it if nobody else has. May raise OSError."""
         while True:
             control = cls(path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             control.try_lock()
@@ -115,7 +115,7 @@ class Control:
     def linked(self) -> bool:
         """Whether the path still leads to this file: nobody invalidated, finished or replaced the fill."""
         try:
-            return os.stat(self.path).st_ino == self.inode
+            return Path(self.path).stat().st_ino == self.inode
         except FileNotFoundError:
             return False
 

@@ -6,10 +6,11 @@
 2. A whole body becomes an entry by renaming its file, and by nothing else.
 3. `invalidate` unlinks the control file, then every body file of this entry (`discard_fills`), then the entry.
 
-After a PUT, `invalidate` finds either the body of a fill that asked before, and then the rename of (2) fails with ENOENT;
-or it finds the entry that the rename made, and removes that. A body created after its listing belongs to a fill that
-asks the source later still, and gets the new version. No lock takes part, so a process that hangs holds nobody up.
-Unlinking the control file only keeps later readers from joining; those who have joined read their version to its end.
+After a PUT, `invalidate` finds either the body of a fill that asked before, and then the rename of (2) fails with
+ENOENT; or it finds the entry that the rename made, and removes that. A body created after its listing belongs to a
+fill that asks the source later still, and gets the new version. No lock takes part, so a process that hangs holds
+nobody up. Unlinking the control file only keeps later readers from joining; those who have joined read their version
+to its end.
 """
 
 from __future__ import annotations
@@ -84,13 +85,17 @@ class Draft:
                 pass
         control.remove()
         unlink(node.layout.body(record.body))
-        node.space.adjust(-record.reserved)
+        node.space.release(record.reserved)
         return None
 
     @classmethod
     def inherit(cls, node: Node, source: Source, control: Control, record: Record, file: OpenFile) -> Draft:
         """Become the filler of a body that is open for reading already, even if it was unlinked."""
         return cls(node, source, control, record, OpenFile.writing(f"/proc/self/fd/{file.fd}"))
+
+    @property
+    def _path(self) -> str:
+        return self._node.layout.body(self.record.body)
 
     def save(self) -> None:
         self._control.write(self.record)
@@ -148,16 +153,10 @@ class Draft:
         os.utime(self.body.fd, ns=(now, now))
         identity = Identity.of(os.fstat(self.body.fd))
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        try:
-            replaced = path.stat().st_size
-        except FileNotFoundError:
-            replaced = None
-        try:
-            Path(self._node.layout.body(self.record.body)).rename(path)
-        except FileNotFoundError:  # invalidated
-            return None
-        self._node.space.adjust(identity.size - self.record.reserved - (replaced or 0), int(replaced is None))
-        self.record.reserved = 0
+        reserved, self.record.reserved = self.record.reserved, 0
+        self.save()
+        if not self._node.space.move_in(self._path, str(path), identity.size, reserved):
+            return None  # invalidated
         self._node.counters.published += 1
         if fsync:
             _fsync_folder(path.parent)
@@ -172,8 +171,8 @@ class Draft:
             self.save()
         finally:
             self._control.remove()
-            unlink(self._node.layout.body(self.record.body))
-            self._node.space.adjust(-reserved)
+            unlink(self._path)
+            self._node.space.release(reserved)
 
 
 def discard_fills(layout: Layout, name: str) -> None:

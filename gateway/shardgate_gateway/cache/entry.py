@@ -4,9 +4,9 @@
     4096   body
     then   one xxh3_64 per block of the body, the tar members if it is a tar, and a trailer of fixed size
 
-The file is written once, header last, and becomes visible by one rename. It is parsed strictly: the name, every length and
-every checksum must fit, else it is no entry. So whatever a crash or a failing disk leaves behind is found out at
-the latest when its block is first read, and costs a fetch, never a wrong byte.
+The file is written once, header last, and becomes visible by one rename. It is parsed strictly: the name, every
+length and every checksum must fit, else it is no entry. So whatever a crash or a failing disk leaves behind is found
+out at the latest when its block is first read, and costs a fetch, never a wrong byte.
 """
 
 from __future__ import annotations
@@ -173,11 +173,13 @@ class Entry:
             raise EntryInvalid(f"{self.label} has a damaged member index")
         return tar.unpack(raw)
 
-    def content(self) -> bytes | None:
-        """The whole body, verified; None if it is not what was published."""
+    def content(self) -> bytes:
+        """The whole body, verified. Raises EntryInvalid, OSError."""
         data = read_fully(self.file.fd, BODY_OFFSET, self.size)
         sums = read_fully(self.file.fd, BODY_OFFSET + self.size, 8 * block_count(self.size))
-        return data if len(data) == self.size and sums_of(data).tobytes() == sums else None
+        if len(data) != self.size or sums_of(data).tobytes() != sums:
+            raise EntryInvalid(f"the body of {self.label} does not match its checksums")
+        return data
 
 
 def _header(raw: bytes) -> list[Any]:

@@ -1,8 +1,8 @@
 """Reading one version of an object to the end, whatever the network does.
 
-A stream that breaks is opened again where it broke, with `If-Match`, so that bytes of two versions are never mixed. Only
-failures in a row count: progress resets them, so a body of any length survives any number of resets. A version with a
-weak etag can't be named in a condition; it is opened again only while no byte of it was given out.
+A stream that breaks is opened again where it broke, with `If-Match`, so that bytes of two versions are never mixed.
+Only failures in a row count: progress resets them, so a body of any length survives any number of resets. A version
+with a weak etag can't be named in a condition; it is opened again only while no byte of it was given out.
 """
 
 from __future__ import annotations

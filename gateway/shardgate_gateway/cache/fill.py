@@ -1,8 +1,9 @@
 """One fetch for all who want the same object, in this process and in the others.
 
-Each process that wants an object that is not there runs one `Fill` for it. One of them holds the lock of the control file
-and *leads* (`lead.py`). The others *follow*: they poll the control file, and whenever it shows nothing new they try the
-lock. Who gets it takes over at the watermark. A fill is a task of its own: a requester that leaves changes nothing.
+Each process that wants an object that is not there runs one `Fill` for it. One of them holds the lock of the control
+file and *leads* (`lead.py`). The others *follow*: they poll the control file, and whenever it shows nothing new they
+try the lock. Who gets it takes over at the watermark. A fill is a task of its own: a requester that leaves changes
+nothing.
 
 **When things break.** The filler dies: its bytes up to the watermark are in the page cache, and the heir hashes them
 again and goes on by range with `If-Match`. The machine dies: the record carries another boot id, and the fill is
@@ -121,6 +122,10 @@ class Fill:
         self.handover = stream
         asyncio.get_running_loop().call_later(HANDOVER_SECONDS, self._drop_stream)
 
+    def end(self) -> None:
+        """Called when its run is over, and what came of it is at hand."""
+        self._finished.set()
+
     def _drop_stream(self) -> None:
         stream = self.take_stream()
         if stream is not None:
@@ -165,7 +170,6 @@ class Fill:
             if self._control is not None:
                 self._control.close()
             self._settle(UpstreamUnavailable(f"the fetch of {self.source.label} was stopped", hint="read it again"))
-            self._finished.set()
 
     def _local(self, error: OSError) -> LocalStorageError:
         problem = LocalStorageError(

@@ -1,11 +1,14 @@
 """Entries that this process has open, or has in memory: what makes a warm GET cost one `stat`.
 
-A slot is never trusted by itself. Every lookup compares the file at the entry's path with the one that the slot was made
+A slot is never trusted by itself. Every lookup compares the file at the entry's path with the one that the slot was
+made
 from, so what another process published, evicted or invalidated is seen at once.
 """
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import time
 from collections import OrderedDict
@@ -13,17 +16,20 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shardgate_gateway.cache.blocks import BLOCK, block_count
-from shardgate_gateway.cache.layout import Identity
+from shardgate_gateway.cache.entry import Entry, EntryInvalid
 
 if TYPE_CHECKING:
-    from shardgate_gateway.cache.entry import Entry
+    from shardgate_gateway.cache.layout import Identity
     from shardgate_gateway.cache.members import Member
+    from shardgate_gateway.cache.node import Node
     from shardgate_gateway.stores.base import ObjectMeta
 
 MAX_OPEN = 512
 """Descriptors kept open for the next reader."""
 MAX_REMEMBERED = 1 << 16
 """Files whose verified blocks are remembered, open or not; a byte per block."""
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE})
+"""No descriptor is free: nobody's data is to blame."""
 TOUCH_SECONDS = 60.0
 """Recency is recorded on disk at most so often."""
 
@@ -71,10 +77,14 @@ class Slot:
         self.members: tuple[Member, ...] | None = None
         """The tar index, once somebody asked for it."""
 
+    @property
+    def name(self) -> str:
+        return self.path.rsplit("/", 1)[1]
+
     def current(self) -> bool:
         """Whether the entry at the path still is this one."""
         try:
-            stat = os.stat(self.path)
+            stat = os.stat(self.path)  # noqa: PTH116 (the one system call of a warm GET)
         except FileNotFoundError:
             return False
         return (stat.st_ino, stat.st_mtime_ns, stat.st_size) == self.identity
@@ -153,3 +163,23 @@ class HotSet:
         if len(self._checked) > MAX_REMEMBERED:
             self._checked.popitem(last=False)
         return checked
+
+
+def load(node: Node, name: str) -> Slot | None:
+    """The entry at its path, if there is a valid one; a small one with its verified content. Blocks."""
+    path = node.layout.entry(name)
+    try:
+        entry = Entry(path, name)
+        small = entry.size <= node.settings.memory_object_bytes
+        content = entry.content() if small else None
+    except FileNotFoundError:
+        return None
+    except (EntryInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno in EXHAUSTED:
+            raise
+        node.counters.corrupt += 1
+        node.space.remove_entry(path)
+        return None
+    age = time.time() - entry.fetched_at  # negative after the clock was set back: ask again
+    validated_at = time.monotonic() - age if age >= 0 else -math.inf
+    return Slot(path, entry.identity, entry.meta, validated_at, content=content, entry=None if small else entry)

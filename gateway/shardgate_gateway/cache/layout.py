@@ -99,10 +99,14 @@ class Layout:
 def unlink(path: str) -> bool:
     """Remove a file; says whether this call did it."""
     try:
-        os.unlink(path)
+        Path(path).unlink()
     except FileNotFoundError:
         return False
     return True
+
+
+def exists(path: str) -> bool:
+    return Path(path).exists()
 
 
 def read_fully(fd: int, offset: int, length: int) -> bytes:

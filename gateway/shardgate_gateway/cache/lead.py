@@ -1,11 +1,12 @@
 """The filler's side of a fill: fetching a body into its file, by one stream or by several ranges at once.
 
-The first request asks for the first part only, so it brings the first bytes as soon as a plain GET would, and tells the
-size; if there is more, the rest follows by ranges, in parallel when it is much. Ranges are only for versions that can be
-named (a strong etag) at sources that serve them; anything else comes by one plain stream. Bytes may be written out of
-order, but the watermark moves only over bytes without a gap.
+The first request asks for the first part only, so it brings the first bytes as soon as a plain GET would, and tells
+the size; if there is more, the rest follows by ranges, in parallel when it is much. Ranges are only for versions that
+can be named (a strong etag) at sources that serve them; anything else comes by one plain stream. Bytes may be written
+out of order, but the watermark moves only over bytes without a gap.
 
-An object small enough for memory is collected before anybody hears of it, so its failures are errors, not broken bodies.
+An object small enough for memory is collected before anybody hears of it, so its failures are errors, not broken
+bodies.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from shardgate_gateway.cache.blocks import BLOCK, BlockSums, block_count
 from shardgate_gateway.cache.control import State
 from shardgate_gateway.cache.fetch import changed, open_current, open_version, read_version
 from shardgate_gateway.cache.piece import Piece
-from shardgate_gateway.errors import LocalStorageError
+from shardgate_gateway.errors import GatewayError, LocalStorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,6 +65,7 @@ class Lead:
         finally:
             for piece in self._pieces:
                 piece.close()
+            self._pieces = []  # they refer to this object: without a cycle, descriptors close at once
 
     async def _begin(self) -> None:
         """Fetch the current version."""
@@ -166,11 +168,15 @@ class Lead:
             chunks = read_version(
                 self._source, meta, self._node.upstream, start=piece.start, end=piece.end, stream=stream
             )
-            async with aclosing(chunks):
-                async for chunk in chunks:
-                    piece.feed(chunk)
-                    if piece.full:
-                        await piece.room()
+            try:
+                async with aclosing(chunks):
+                    async for chunk in chunks:
+                        piece.feed(chunk)
+                        if piece.full:
+                            await piece.room()
+            except GatewayError:
+                await piece.flush()  # what came is good, and readers or an heir can use it
+                raise
             await piece.flush()
             stream = None
 

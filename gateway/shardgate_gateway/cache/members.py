@@ -1,7 +1,7 @@
 """Where the members of a tar lie: name, offset and size of every regular file.
 
-The scanner does no I/O. It is a generator that asks for one piece of the archive after another, `(offset, length)`, always
-forwards, and is sent the bytes: `pread` drives it over a cached file, which costs two small reads per member
+The scanner does no I/O. It is a generator that asks for one piece of the archive after another, `(offset, length)`,
+always forwards, and is sent the bytes: `pread` drives it over a cached file, which costs two small reads per member
 whatever their sizes, and a stream drives it where nothing is cached.
 
 It understands ustar, PAX (path and size), GNU long names and base-256 numbers. It is strict where `tarfile` guesses: a
@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 RECORD = 512
 MAX_EXTENSION = 1 << 20
 """Bytes of the largest PAX or long-name record that is believed."""
+BASE_256 = 0o200
+"""First byte of a number that is not written in octal digits, and not negative."""
+MAX_DIGITS = 19
 REGULAR = b"0\0007"
 PAX, PAX_GLOBAL, GNU_NAME, GNU_LINK, SPARSE = b"x", b"g", b"L", b"K", b"S"
+EXTENSIONS = (PAX, PAX_GLOBAL, GNU_NAME, GNU_LINK)
 WITHOUT_DATA = b"123456"
 """Links, devices, folders, pipes: their size field, if any, is not followed by data."""
 _PAX_RECORD = re.compile(rb"(\d{1,7}) ([^=\n]+)=")
@@ -56,31 +60,35 @@ def scan(size: int) -> Generator[tuple[int, int], bytes, tuple[Member, ...]]:
         if header.count(0) == RECORD:
             break
         kind, length = _check(header)
-        if kind in (PAX, PAX_GLOBAL, GNU_NAME, GNU_LINK):
-            if length > MAX_EXTENSION or at + length > size:
+        if kind in EXTENSIONS:
+            if length > min(MAX_EXTENSION, size - at):
                 raise NotATar(f"an extension of {length} bytes")
-            data = (yield at, length) if length else b""
-            _extend(kind, data, everywhere, here)
-            at += _padded(length)
-            continue
-        values, here = everywhere | here, {}
-        if kind == SPARSE or any(key.startswith("GNU.sparse") for key in values):
-            raise NotATar("sparse members are not indexed")
-        if kind in WITHOUT_DATA:
-            continue
-        length = _pax_size(values.get("size"), length)
-        if at + length > size:
-            raise NotATar(f"a member of {length} bytes reaches beyond the end")
-        name = values.get("path") or _name(header)
-        if name.endswith("/"):  # how archives before ustar spell a folder
-            if length:
-                raise NotATar("a folder with data")
-        elif kind in REGULAR:
-            found.append(Member(name, at, length))
+            _extend(kind, (yield at, length) if length else b"", everywhere, here)
+        else:
+            member = _member(header, kind, at, length, everywhere | here)
+            here = {}
+            length = member.size
+            if at + length > size:
+                raise NotATar(f"a member of {length} bytes reaches beyond the end")
+            if kind in REGULAR and not member.name.endswith("/"):
+                found.append(member)
         at += _padded(length)
-    if not found and at < RECORD:
+    if not at:
         raise NotATar("empty")
     return tuple(found)
+
+
+def _member(header: bytes, kind: bytes, at: int, length: int, extended: dict[str, str]) -> Member:
+    """What follows this header, regular or not; what has no data has no size."""
+    if kind == SPARSE or any(key.startswith("GNU.sparse") for key in extended):
+        raise NotATar("sparse members are not indexed")
+    name = extended.get("path") or _name(header)
+    if kind in WITHOUT_DATA:
+        return Member(name, at, 0)
+    length = _pax_size(extended.get("size"), length)
+    if length and name.endswith("/"):  # how archives before ustar spell a folder
+        raise NotATar("a folder with data")
+    return Member(name, at, length)
 
 
 def _check(header: bytes) -> tuple[bytes, int]:
@@ -94,7 +102,7 @@ def _check(header: bytes) -> tuple[bytes, int]:
 
 def _number(field: bytes) -> int:
     """An octal or base-256 field. A negative number is nothing that an archive may hold here."""
-    if field[0] == 0o200:
+    if field[0] == BASE_256:
         return int.from_bytes(field[1:], "big")
     digits = field.split(b"\0", 1)[0].strip(b" ")
     if not digits:
@@ -122,7 +130,7 @@ def _extend(kind: bytes, data: bytes, everywhere: dict[str, str], here: dict[str
 
 
 def _pax(data: bytes) -> dict[str, str]:
-    """Records of the form `length key=value\\n`, where the length counts all of the record."""
+    """Records of the form `length key=value` and a newline, where the length counts all of the record."""
     values: dict[str, str] = {}
     data = data.rstrip(b"\0")
     at = 0
@@ -140,7 +148,7 @@ def _pax(data: bytes) -> dict[str, str]:
 def _pax_size(value: str | None, length: int) -> int:
     if value is None:
         return length
-    if not (value.isascii() and value.isdigit() and len(value) < 20):
+    if not (value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS):
         raise NotATar("a PAX size is not a number")
     return int(value)
 

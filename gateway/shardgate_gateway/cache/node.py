@@ -47,7 +47,7 @@ class Node:
     settings: CacheSettings
     upstream: UpstreamSettings
     pool: ThreadPoolExecutor
-    counters: Counters = field(default_factory=Counters)
+    counters: Counters
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -1,23 +1,25 @@
 """What a reader gets: one version of an object, and its bytes from wherever they are.
 
 A `Reading` is pinned to its version. An `EntryReading` reads a file that is whole, a `FillReading` one that grows, a
-`DirectReading` the store itself. The first two become the third in the middle of a body when the disk fails them, at the
-same version or not at all.
+`DirectReading` the store itself. The first two become the third in the middle of a body when the disk fails them, at
+the same version or not at all.
 """
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from contextlib import aclosing
 from typing import TYPE_CHECKING, NamedTuple
 
+from shardgate_gateway.cache.blocks import BLOCK
 from shardgate_gateway.cache.fetch import read_version
 from shardgate_gateway.cache.layout import BODY_OFFSET
 from shardgate_gateway.cache.members import index_bytes
 from shardgate_gateway.errors import CacheCorrupt, GenerationChanged, LocalStorageError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterable, Callable
 
     from shardgate_gateway.cache.fill import Fill
     from shardgate_gateway.cache.hot import Slot
@@ -254,3 +256,13 @@ class DirectReading(Reading):
         stream, self._stream = self._stream, None
         if stream is not None:
             self._node.detach(stream.aclose())
+
+
+async def as_bytes(parts: AsyncIterable[FileSpan | bytes | memoryview]) -> AsyncGenerator[bytes | memoryview]:
+    """The same with the spans read."""
+    async for part in parts:
+        if isinstance(part, FileSpan):
+            for at in range(0, part.length, BLOCK):
+                yield os.pread(part.fd, min(BLOCK, part.length - at), part.offset + at)
+        else:
+            yield part

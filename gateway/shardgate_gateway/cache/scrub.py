@@ -9,6 +9,7 @@ import asyncio
 import fcntl
 import os
 import random
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shardgate_gateway.cache.blocks import BLOCK, block_count
@@ -56,7 +57,7 @@ class Scrubber:
 
     async def _intact(self, path: str) -> bool:
         try:
-            entry = await self._node.run(Entry, path, os.path.basename(path))
+            entry = await self._node.run(Entry, path, Path(path).name)
             for number in range(block_count(entry.size)):
                 if not await self._node.run(entry.verify, number, number + 1):
                     return False

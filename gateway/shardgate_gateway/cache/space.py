@@ -1,8 +1,9 @@
 """How much of the disk the cache uses, counted over all processes, and making room.
 
-A fill reserves its bytes before it writes them, so the cache never grows beyond its capacity. The count lives in one small
-file under a lock. A process that dies leaves its reservation behind, and a rename may replace an entry that another
-process is just evicting, so the count may drift; every eviction pass looks at the real files and sets it right.
+A fill reserves its bytes before it writes them, so the cache never grows beyond its capacity. The count lives in one
+small file under a lock. A process that dies leaves its reservation behind, and a rename may replace an entry that
+another process is just evicting, so the count may drift; every eviction pass looks at the real files and sets it
+right.
 
 Recency is the access time of an entry's file. It is set explicitly (`Slot.touch`), at most once a minute, because
 mounts with `relatime` or `noatime` don't; the modification time is never touched.
@@ -15,6 +16,7 @@ import os
 import struct
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from shardgate_gateway.cache.control import Record
@@ -23,6 +25,7 @@ from shardgate_gateway.cache.layout import Layout, unlink
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from shardgate_gateway.cache.node import Counters
     from shardgate_gateway.settings import CacheSettings
 
 COUNTS = struct.Struct("<qq")
@@ -46,10 +49,11 @@ class Found(NamedTuple):
 
 
 class Space:
-    """All methods block for moments (a lock, a page of a file), except `make_room` and `recount`, which scan the disk."""
+    """All methods block for moments (a lock, a page of a file); `make_room` and `recount` scan the disk."""
 
-    def __init__(self, layout: Layout, settings: CacheSettings) -> None:
+    def __init__(self, layout: Layout, settings: CacheSettings, counters: Counters) -> None:
         self._layout = layout
+        self._counters = counters
         self._thread_lock = threading.Lock()  # flock does not tell threads apart
         self._fd = os.open(layout.space, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         usage = self.recount()
@@ -78,10 +82,15 @@ class Space:
         os.pwrite(self._fd, COUNTS.pack(*usage), 0)
         return usage
 
-    def adjust(self, used: int, entries: int = 0) -> None:
-        with self._locked():
-            now = self.usage()
-            self._set(Usage(now.used + used, now.entries + entries))
+    def release(self, count: int) -> None:
+        """Give back what was reserved."""
+        if count:
+            with self._locked():
+                self._change(-count, 0)
+
+    def _change(self, used: int, entries: int) -> None:
+        now = self.usage()
+        self._set(Usage(now.used + used, now.entries + entries))
 
     def reserve(self, count: int) -> bool:
         """Take `count` bytes if they can be had, after evicting if need be."""
@@ -94,10 +103,9 @@ class Space:
 
     def _take(self, count: int) -> bool:
         with self._locked():
-            now = self.usage()
-            if now.used + count > self.capacity:
+            if self.usage().used + count > self.capacity:
                 return False
-            self._set(Usage(now.used + count, now.entries))
+            self._change(count, 0)
             return True
 
     def crowded(self) -> bool:
@@ -105,34 +113,46 @@ class Space:
 
     def remove_entry(self, path: str) -> bool:
         """Unlink an entry's file; who reads it is not disturbed. Says whether this call did it."""
-        try:
-            size = os.stat(path).st_size
-        except FileNotFoundError:
-            return False
-        if not unlink(path):
-            return False
-        self.adjust(-size, -1)
-        return True
+        with self._locked():
+            size = _size(path)
+            if size is None or not unlink(path):
+                return False
+            self._change(-size, -1)
+            return True
 
-    def make_room(self, count: int = 0) -> tuple[int, int]:
+    def move_in(self, body: str, entry: str, size: int, reserved: int) -> bool:
+        """Rename a body, of `size` bytes with its header and footer, to an entry; False if it was unlinked meanwhile.
+
+        Its reservation ends here either way. A recount can't come between the rename and the count.
+        """
+        with self._locked():
+            replaced = _size(entry)
+            try:
+                Path(body).rename(entry)
+            except FileNotFoundError:
+                self._change(-reserved, 0)
+                return False
+            self._change(size - reserved - (replaced or 0), int(replaced is None))
+            return True
+
+    def make_room(self, count: int = 0) -> None:
         """Evict the least recently used entries until `count` more bytes fit under the low watermark.
 
-        Returns how many entries and bytes went. One process evicts at a time, and the next one looks again first.
+        One process evicts at a time, and the next one looks again first: perhaps it was enough.
         """
         folder = os.open(self._layout.entries, os.O_RDONLY | os.O_CLOEXEC)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX)
             used = self.recount().used
-            gone, freed = 0, 0
             if used + count <= (self.capacity if count else self._high):
-                return gone, freed
+                return
             for entry in sorted(scan(self._layout)):
-                if used - freed + count <= self._low:
+                if used + count <= self._low:
                     break
                 if self.remove_entry(entry.path):
-                    gone += 1
-                    freed += entry.size
-            return gone, freed
+                    used -= entry.size
+                    self._counters.evictions += 1
+                    self._counters.evicted_bytes += entry.size
         finally:
             os.close(folder)
 
@@ -167,8 +187,14 @@ def _reserved(layout: Layout) -> Iterator[int]:
 def peek(path: str) -> Record | None:
     """The record of a control file, if there is one."""
     try:
-        with open(path, "rb", buffering=0) as file:
-            return Record.unpack(file.read())
+        return Record.unpack(Path(path).read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def _size(path: str) -> int | None:
+    try:
+        return Path(path).stat().st_size
     except FileNotFoundError:
         return None
 

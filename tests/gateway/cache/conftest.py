@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from cache_lab import UPSTREAM, FolderStore, lab_settings
 from cache_process import CacheProcess
+
 from shardgate_gateway.cache.cache import Cache
 
 
@@ -16,7 +15,7 @@ def store(tmp_path):
 
 
 @pytest.fixture
-async def new_cache(tmp_path):
+async def new_cache(tmp_path, store):
     """Start a cache of this process; several share the folder as several processes would."""
     started = []
 
@@ -29,6 +28,7 @@ async def new_cache(tmp_path):
     yield start
     for cache in started:
         await cache.aclose()
+    assert store.open_streams == 0
 
 
 @pytest.fixture
@@ -59,13 +59,3 @@ def entry_files(tmp_path):
 @pytest.fixture
 def fill_files(tmp_path):
     return lambda: list((tmp_path / "cache" / "fills").iterdir())
-
-
-@pytest.fixture(autouse=True)
-async def every_stream_is_closed(store):
-    yield
-    for _ in range(100):
-        if not store.open_streams:
-            break
-        await asyncio.sleep(0.01)
-    assert store.open_streams == 0

@@ -6,7 +6,8 @@ import asyncio
 import time
 
 import pytest
-from cache_lab import MIB, UPSTREAM, get, lab_source, noise, read
+from cache_lab import MIB, UPSTREAM, get, lab_source, noise, read, read_piecemeal
+
 from shardgate_gateway.cache.source import Freshness
 from shardgate_gateway.errors import (
     Forbidden,
@@ -127,7 +128,9 @@ async def test_a_reset_is_resumed_where_it_happened(cache, store):
 
 
 @pytest.mark.parametrize("error", [UpstreamUnavailable, UpstreamStalled, UpstreamCorrupt])
-async def test_a_source_that_fails_for_good_fails_every_reader_at_that_byte(cache, store, error, fill_files, entry_files):
+async def test_a_source_that_fails_for_good_fails_every_reader_at_that_byte(
+    cache, store, error, fill_files, entry_files
+):
     body = noise(6 * MIB)
     store.write("a.tar", body)
 
@@ -201,8 +204,7 @@ async def test_an_object_that_changes_mid_fetch_is_never_mixed(new_cache, store)
     collected = bytearray()
     reading = await cache.open(lab_source(store, "a.tar"))
     with pytest.raises(GenerationChanged):
-        for at in range(0, 8 * MIB, 1000):
-            collected += await read(reading, at, at + 1000)
+        await read_piecemeal(reading, collected, 0, 8 * MIB)
     assert old.startswith(bytes(collected))
     assert await get(cache, lab_source(store, "a.tar")) == new
 

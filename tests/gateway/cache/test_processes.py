@@ -9,6 +9,7 @@ import random
 
 import pytest
 from cache_lab import MIB, get, lab_source, noise, read
+
 from shardgate_gateway.cache.source import Freshness
 from shardgate_gateway.cache.space import peek
 from shardgate_gateway.errors import UpstreamStalled
@@ -123,7 +124,9 @@ async def test_the_next_reader_gets_the_new_version_when_the_object_changed_afte
     assert not fill_files()
 
 
-async def test_a_fill_of_an_earlier_boot_is_not_trusted(store, new_process, new_cache, watermark, fill_files, monkeypatch):
+async def test_a_fill_of_an_earlier_boot_is_not_trusted(
+    store, new_process, new_cache, watermark, fill_files, monkeypatch
+):
     body = noise(6 * MIB)
     store.write("a.tar", body)
     filler = await new_process(delay=0.01)
@@ -162,7 +165,10 @@ async def test_processes_killed_at_random_never_make_a_reader_see_a_wrong_byte(s
     bodies = {f"{n}.tar": noise(size, n) for n, size in enumerate([5000, 70_000, 3 * MIB, 9 * MIB + 5])}
     for key, body in bodies.items():
         store.write(key, body)
-    options = {"delay": 0.001, "settings": {"part_bytes": MIB, "parallel_from_bytes": 2 * MIB, "capacity_bytes": 20 * MIB}}
+    options = {
+        "delay": 0.001,
+        "settings": {"part_bytes": MIB, "parallel_from_bytes": 2 * MIB, "capacity_bytes": 20 * MIB},
+    }
     processes = [await new_process(**options) for _ in range(2)]
     survivor = await new_cache(part_bytes=MIB, capacity_bytes=20 * MIB)
 
