@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 SAFE = "/-_.~!$&'()*+,;=:@"
 """Characters that RFC 3986 lets stand in a path; all others are quoted."""
-READ_BUFFER = 512 << 10
+READ_BUFFER = 256 << 10
 """Half of the bytes that may wait here for a slow reader, per transfer, before the sender is made to wait."""
 CHANGED = "the server, or a proxy before it, changed the body on the way"
 UNVERSIONED = "unversioned-"

@@ -14,6 +14,8 @@ four things that it does differently:
 
 from __future__ import annotations
 
+import atexit
+import time
 from typing import TYPE_CHECKING
 
 import obstore
@@ -39,6 +41,10 @@ PART = 8 << 20
 MAX_PARTS = 10_000
 """S3's limit."""
 CONCURRENT_PARTS = 4
+EXIT_SECONDS = 0.05
+"""obstore's threads give Python objects back a moment after their result is here. One that the interpreter's end
+overtakes aborts the process (PyO3/pyo3-async-runtimes#40), so the end of a process waits for that moment."""
+atexit.register(time.sleep, EXIT_SECONDS)
 
 
 class ObjectStoreBucket(Store):
