@@ -5,7 +5,8 @@
     >>> client.object_url("gcp://sharded-imagenet", "imagenet-train-000000.tar")
     'http://127.0.0.1:51080/v1/objects/sharded-imagenet/imagenet-train-000000.tar?provider=gcp'
 
-What needs more than the base installation (plots, webdataset, the gateway) is imported when it is first used.
+What needs more than the base installation (plots, webdataset, the gateway) is imported when it is first used. So is
+what pickles: gateway and runtime import this package for its contract, and the gateway never loads cloudpickle.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ from shardgate.errors import (
     Unauthorized,
     UpstreamFailed,
 )
-from shardgate.transform import BytesTransform, WDTransform
 
 if TYPE_CHECKING:
     from shardgate.local_gateway import embedded
+    from shardgate.transform import BytesTransform, WDTransform
     from shardgate.viz import display_loader_images, display_shard_images
     from shardgate.wds_opener import install_opener
 
@@ -69,6 +70,8 @@ __all__ = [
 ]
 
 _LAZY = {
+    "BytesTransform": "shardgate.transform",
+    "WDTransform": "shardgate.transform",
     "display_loader_images": "shardgate.viz",
     "display_shard_images": "shardgate.viz",
     "embedded": "shardgate.local_gateway",

@@ -22,15 +22,15 @@ from shardgate import braces, wire
 from shardgate.admin import CacheApi, TransformsApi
 from shardgate.download import CHUNK, ObjectReader
 from shardgate.errors import InvalidName
-from shardgate.transport import Transport
+from shardgate.transport import PROGRESS_SECONDS, Transport
 from shardgate.urls import Bucket, ObjectName, object_path
+from shardgate.wds_opener import adopt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
     from typing import Self
 
-PROGRESS_SECONDS = 300.0
 Urls: TypeAlias = list[str]  # inside `Client`, `list` is the method
 
 
@@ -113,6 +113,7 @@ class Client:
             InvalidName: The bucket, provider or object name can't be used.
         """
         query = _query(transform_id, args, seed, epoch, archpath)
+        adopt(self.endpoint, self.token)
         return self.endpoint + object_path(Bucket.parse(bucket, provider), object_name, query)
 
     def expand_object_urls(
@@ -137,6 +138,7 @@ class Client:
             InvalidName: As in `object_url`.
         """
         parsed, query = Bucket.parse(bucket, provider), _query(transform_id, args, seed, epoch, None)
+        adopt(self.endpoint, self.token)
         return [self.endpoint + object_path(parsed, name, query) for name in braces.expand(template, limit=limit)]
 
     def open(self, bucket: str | Bucket, object_name: str, **options: Any) -> ObjectReader:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse
 
 CONNECT_SECONDS = 10.0
+PROGRESS_SECONDS = 300.0
+"""Without a byte, before a request is given up."""
 MAX_ERROR_BYTES = 1 << 20
 
 

@@ -1,25 +1,54 @@
-"""Opening URLs for webdataset in Python, where the `curl` program is missing or its retries are not enough.
+"""How webdataset opens our URLs: in Python, verified and continued, instead of through the `curl` program.
 
-webdataset hands http URLs to `curl`. That is fast and notices a body that ends early, but it can't continue one: curl
-retries from the start, into a pipe that already holds the beginning. This opener verifies, and continues by range.
+webdataset hands http URLs to `curl` and reads its pipe. Two things go wrong there when a body breaks off. curl exits
+with an error, but webdataset looks at the exit status only at the instant when the pipe ends, mostly before curl is
+gone; a tar that ends at a member's boundary, or inside a header, then reads as a shorter tar without any error. And
+curl's own retries start from the first byte, into a pipe that already holds the beginning. curl has no token of the
+client's, either.
+
+So a client that hands out a URL while webdataset is loaded takes over URLs of its own gateway (`adopt`), in this
+process and its forked workers. Other URLs stay as they are, and so does everything if the program has put an opener of
+its own in place of webdataset's. `install_opener` takes over all http URLs, for where curl is missing.
 """
 
 from __future__ import annotations
 
 import io
+import sys
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from shardgate.client import PROGRESS_SECONDS
 from shardgate.download import CHUNK, ObjectReader
 from shardgate.errors import MissingExtra
-from shardgate.transport import Transport
+from shardgate.transport import PROGRESS_SECONDS, Transport
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Opener = Callable[..., IO[bytes]]
+
+SCHEMES = ("http", "https")
+_tokens: dict[str, str | None] = {}
+"""What to send to which endpoint."""
+
+
+def adopt(endpoint: str, token: str | None) -> None:
+    """Open URLs of this endpoint in Python, if webdataset is loaded and opens them by curl."""
+    _tokens[endpoint] = token
+    gopen = sys.modules.get("webdataset.gopen")
+    if gopen is None:
+        return
+    for scheme in SCHEMES:
+        theirs = gopen.gopen_schemes.get(scheme)
+        if theirs is not None and theirs is gopen.gopen_curl:
+            gopen.gopen_schemes[scheme] = _opener(theirs)
 
 
 def install_opener(token: str | None = None) -> None:
-    """Make webdataset open http and https URLs through `shardgate`, in this process and its forked workers.
+    """Make webdataset open all http and https URLs in Python, in this process and its forked workers.
 
     Args:
-        token: Bearer token to send along.
+        token: Bearer token for URLs of no known client.
 
     Raises:
         MissingExtra: webdataset is not installed.
@@ -29,12 +58,12 @@ def install_opener(token: str | None = None) -> None:
     except ImportError as error:
         raise MissingExtra("webdataset", "viz") from error
 
-    def opener(url: str, mode: str = "rb", bufsize: int = CHUNK) -> io.BufferedReader:
+    def read(url: str, mode: str = "rb", bufsize: int = CHUNK) -> IO[bytes]:
         if not mode.startswith("r"):
             raise ValueError(f"{url} can only be read, and the mode is {mode!r}")
-        return open_url(url, token=token, bufsize=bufsize)
+        return open_url(url, token=_tokens.get(_endpoint_of(url), token), bufsize=bufsize)
 
-    gopen_schemes.update(http=opener, https=opener)
+    gopen_schemes.update(dict.fromkeys(SCHEMES, read))
 
 
 def open_url(url: str, *, token: str | None = None, bufsize: int = CHUNK) -> io.BufferedReader:
@@ -42,3 +71,18 @@ def open_url(url: str, *, token: str | None = None, bufsize: int = CHUNK) -> io.
     parts = urlsplit(url)
     transport = Transport(f"{parts.scheme}://{parts.netloc}", token, PROGRESS_SECONDS)
     return io.BufferedReader(ObjectReader(transport, url, url), max(bufsize, CHUNK))
+
+
+def _opener(theirs: Opener) -> Opener:
+    def read_ours(url: str, mode: str = "rb", bufsize: int = CHUNK, **options: Any) -> IO[bytes]:
+        endpoint = _endpoint_of(url)
+        if endpoint in _tokens and mode.startswith("r"):
+            return open_url(url, token=_tokens[endpoint], bufsize=bufsize)
+        return theirs(url, mode, bufsize, **options)
+
+    return read_ours
+
+
+def _endpoint_of(url: str) -> str:
+    """The known endpoint that a URL belongs to, or ""."""
+    return next((endpoint for endpoint in _tokens if url.startswith(f"{endpoint}/")), "")

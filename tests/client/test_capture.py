@@ -315,7 +315,7 @@ def closes_over_a_lock() -> Any:
         (uses_guard, "`uses_guard` → global `guard` of type _thread.lock can't be sent"),
         (calls_uses_guard, "`calls_uses_guard` → global `uses_guard` → global `guard` of type _thread.lock"),
         (closes_over_a_lock(), "function` → closure variable `inside` of type _thread.lock can't be sent"),
-        (lambda sample, it=iter(()).__class__, gen=(x for x in ()): sample, "default of `gen` of type generator"),
+        (lambda sample, first=1, gen=(x for x in ()): sample, "default of `gen` of type generator"),
         (Held(), "`Held` → attribute `state` → item `guard` of type _thread.lock can't be sent"),
         (functools.partial(len, guard), "of type _thread.lock can't be sent"),
     ],

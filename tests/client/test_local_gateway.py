@@ -139,9 +139,9 @@ def test_what_kept_it_from_starting_comes_back_as_an_exception(client: Client) -
         def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
             return sample
 
-    with pytest.raises(TransformFailed, match="the weights are not where they should be"):
+    with pytest.raises(TransformFailed, match="the weights are not where"):
         WDTransform(client, Broken)
-    with pytest.raises(TransformFailed, match="needs surely-not-a-distribution==1.0") as caught:
+    with pytest.raises(TransformFailed, match=r"needs surely-not-a-distribution==1\.0") as caught:
         WDTransform(client, lambda sample: sample, "needy", requirements=["surely-not-a-distribution==1.0"])
     assert "pip install" in caught.value.hint
 

@@ -14,7 +14,8 @@ from shardgate import errors
 PUBLIC = """
 BadRequest Busy BytesTransform CaptureError Client Conflict EmbeddedGatewayError GatewayError GatewayUnreachable
 InvalidName MissingExtra NotFound ObjectChanged ObjectInfo ShardgateError TemplateError TransferIncomplete
-TransformFailed Unauthorized UpstreamFailed WDTransform display_loader_images display_shard_images embedded install_opener
+TransformFailed Unauthorized UpstreamFailed WDTransform display_loader_images display_shard_images embedded
+install_opener
 """
 SIGNATURES = {
     shardgate.Client: "endpoint token *timeout",

@@ -57,7 +57,7 @@ def test_fewer_images_than_asked_for_are_no_error(client: Client, gateway: FakeG
 
 def test_a_shard_without_images_says_what_it_holds(client: Client, gateway: FakeGateway) -> None:
     gateway.objects["gcp://b/odd.tar"] = shard(1, "bin")
-    with pytest.raises(ValueError, match="holds no image, only .*bin"):
+    with pytest.raises(ValueError, match=r"holds no image, only .*bin"):
         display_shard_images(client, "gcp://b", "odd.tar")
 
 

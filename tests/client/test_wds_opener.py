@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import tarfile
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from fake_gateway import Fault
 
-from shardgate import Client, TransferIncomplete, install_opener
+from shardgate import Client, TransferIncomplete, install_opener, wds_opener
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,15 +21,20 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:webdataset")
 
 
 @pytest.fixture(autouse=True)
-def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    from webdataset.gopen import gopen_schemes
+def schemes(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """webdataset's openers as they are after its import, and as they were after the test."""
+    gopen = import_module("webdataset.gopen")  # the package's attribute of that name is a function
+    monkeypatch.setattr(wds_opener, "_tokens", {})
+    before = dict(gopen.gopen_schemes)
+    gopen.gopen_schemes.update(http=gopen.gopen_curl, https=gopen.gopen_curl)
+    yield gopen.gopen_schemes
+    gopen.gopen_schemes.clear()
+    gopen.gopen_schemes.update(before)
 
-    before = dict(gopen_schemes)
-    monkeypatch.setenv("PATH", "")  # no curl
-    install_opener()
-    yield
-    gopen_schemes.clear()
-    gopen_schemes.update(before)
+
+@pytest.fixture
+def no_curl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
 
 
 def shard(samples: int) -> bytes:
@@ -48,9 +54,33 @@ def keys(url: str) -> list[str]:
     return [sample["__key__"] for sample in dataset]
 
 
-def test_a_shard_is_read_without_curl(client: Client, gateway: FakeGateway) -> None:
+@pytest.mark.usefixtures("no_curl")
+def test_a_clients_url_is_read_without_curl_and_with_its_token(gateway: FakeGateway) -> None:
     gateway.objects["gcp://b/s.tar"] = shard(50)
-    assert keys(client.object_url("gcp://b", "s.tar")) == [f"{index:04d}" for index in range(50)]
+    gateway.token = "secret"
+    url = Client(gateway.url, "secret").object_url("gcp://b", "s.tar")
+    assert keys(url) == [f"{index:04d}" for index in range(50)]
+    (url,) = Client(gateway.url, "secret").expand_object_urls("gcp://b", template="s.tar")
+    assert len(keys(url)) == 50
+
+
+@pytest.mark.usefixtures("no_curl")
+def test_other_urls_stay_with_curl_until_asked_otherwise(client: Client, gateway: FakeGateway) -> None:
+    gateway.objects["gcp://b/s.tar"] = shard(50)
+    client.object_url("gcp://b", "s.tar")
+    other = client.object_url("gcp://b", "s.tar").replace("127.0.0.1", "localhost")
+    with pytest.raises(FileNotFoundError, match="curl"):
+        keys(other)
+    install_opener()
+    assert len(keys(other)) == 50
+
+
+def test_an_opener_of_the_program_is_left_in_place(client: Client, schemes: dict[str, Any]) -> None:
+    opened: list[str] = []
+    schemes["http"] = lambda url, mode, bufsize: opened.append(url) or io.BytesIO(shard(3))
+    url = client.object_url("gcp://b", "s.tar")
+    assert len(keys(url)) == 3
+    assert opened == [url]
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -70,6 +100,8 @@ def test_a_shard_that_ends_early_raises_and_never_looks_whole(client: Client, ga
 
 def test_it_only_reads() -> None:
     from webdataset.gopen import gopen
+
+    install_opener()
 
     with pytest.raises(ValueError, match="can only be read"):
         gopen("http://127.0.0.1:1/x", "wb")
