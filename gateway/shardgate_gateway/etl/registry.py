@@ -175,7 +175,9 @@ class Registry:
         try:
             manifest, function = wire.unpack_package(package)
         except ValueError as error:
-            raise PackageInvalid(str(error), hint="client and gateway may be of different versions") from error
+            raise PackageInvalid(
+                f"the package can't be read: {error}", hint="client and gateway may be of different versions"
+            ) from error
         _check_values(manifest, function)
         self._check(manifest)
         return manifest

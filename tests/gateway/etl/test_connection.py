@@ -1,0 +1,258 @@
+"""The gateway's end of the worker protocol, against a worker that is played by the test, honest or not."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import mmap
+import os
+import socket
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgpack
+import pytest
+
+from shardgate import wire
+from shardgate.wire import FrameType
+from shardgate_gateway.errors import WorkerLost
+from shardgate_gateway.etl.connection import StreamConnection
+from shardgate_gateway.etl.runner import Chunk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RING = 1 << 20
+JOB = wire.Job("request", "transform", "gcp://bucket", "key", "etag", ring=True)
+AT = wire.Checkpoint(1, 512, whole=True)
+
+
+class Worker:
+    """The other end of the socket, and a ring."""
+
+    def __init__(self) -> None:
+        self.gateway, self.sock = socket.socketpair()
+        self.gateway.setblocking(False)
+        self.sock.settimeout(5)
+        self.ring_fd = os.memfd_create("ring", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self.ring_fd, RING)
+        fcntl.fcntl(self.ring_fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        self.ring = mmap.mmap(self.ring_fd, RING)
+
+    def hello(self, ring_size: int = RING, fds: list[int] | None = None) -> None:
+        payload = wire.Hello(worker="w0", ring_size=ring_size).pack()
+        frame = wire.pack_frame(FrameType.HELLO, payload)
+        socket.send_fds(self.sock, [frame], [self.ring_fd] if fds is None else fds)
+
+    def send(self, kind: int, payload: bytes = b"") -> None:
+        self.sock.sendall(wire.FRAME.pack(kind, len(payload)) + payload)
+
+    def span(self, offset: int, data: bytes, at: wire.Checkpoint = AT) -> None:
+        self.ring[offset : offset + len(data)] = data
+        self.send(FrameType.SPAN, wire.CHECKPOINT.pack(*at) + wire.SPAN.pack(offset, len(data)))
+
+    def read(self) -> bytes:
+        return self.sock.recv(1 << 20)
+
+    def close(self) -> None:
+        self.sock.close()
+        self.gateway.close()
+        self.ring.close()
+        if self.ring_fd >= 0:
+            os.close(self.ring_fd)
+
+
+@pytest.fixture
+def worker() -> Iterator[Worker]:
+    worker = Worker()
+    yield worker
+    worker.close()
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def connected(worker: Worker, patience: float = 5) -> StreamConnection:
+    worker.hello()
+    connection = StreamConnection(worker.gateway, patience)
+    await connection.start(JOB, None)
+    worker.read()
+    return connection
+
+
+async def test_the_job_arrives_with_its_file(worker: Worker) -> None:
+    worker.hello()
+    connection = StreamConnection(worker.gateway, 5)
+    with Path(__file__).open("rb") as file:  # noqa: ASYNC230
+        await connection.start(JOB, file.fileno())
+    data, fds, _, _ = socket.recv_fds(worker.sock, 1 << 16, 4)
+    kind, length = wire.FRAME.unpack_from(data)
+    assert kind == FrameType.JOB
+    assert wire.Job.unpack(data[wire.FRAME.size :]) == JOB
+    assert length == len(data) - wire.FRAME.size
+    assert os.pread(fds[0], 7, 0) == b'"""The '
+    os.close(fds[0])
+    assert connection.hello.worker == "w0"
+    connection.close()
+
+
+async def test_chunks_come_from_the_ring_without_a_copy_and_then_the_stats(worker: Worker) -> None:
+    connection = await connected(worker)
+    worker.span(100, b"hello")
+    worker.send(FrameType.SPAN, wire.CHECKPOINT.pack(2, 1024, True) + wire.SPAN.pack(7, 0))
+    worker.send(FrameType.END, msgpack.packb(asdict(wire.Stats(samples_in=3)) | {"from_a_newer_worker": 1}))
+    chunk = await connection.receive()
+    assert isinstance(chunk, Chunk)
+    assert (bytes(chunk.data), chunk.checkpoint) == (b"hello", AT)
+    worker.ring[100:105] = b"HELLO"
+    assert bytes(chunk.data) == b"HELLO"  # the same memory
+    await connection.consumed(5)
+    assert (await connection.receive()) == Chunk(memoryview(b""), wire.Checkpoint(2, 1024, True))
+    assert await connection.receive() == wire.Stats(samples_in=3)
+    connection.close()
+
+
+async def test_data_frames_work_the_same_and_may_be_large(worker: Worker) -> None:
+    connection = await connected(worker)
+    data = os.urandom(wire.MAX_FRAME - wire.CHECKPOINT.size)
+    sending = asyncio.to_thread(worker.send, FrameType.DATA, wire.CHECKPOINT.pack(*AT) + data)
+    chunk, _ = await asyncio.gather(connection.receive(), sending)
+    assert isinstance(chunk, Chunk)
+    assert chunk.data == data
+    connection.close()
+
+
+async def test_what_is_handed_out_stays_as_it_is_after_close(worker: Worker) -> None:
+    connection = await connected(worker)
+    data = os.urandom(300_001)
+    worker.span(4_000, data)
+    chunk = await connection.receive()
+    connection.close()
+    worker.ring[:] = bytes(RING)
+    assert isinstance(chunk, Chunk)
+    assert chunk.data == data
+
+
+async def test_every_byte_is_acknowledged_before_the_gateway_waits(worker: Worker) -> None:
+    connection = await connected(worker)
+    worker.span(0, b"a" * 1000)
+    await connection.receive()
+    await connection.consumed(1000)
+    waiting = asyncio.create_task(connection.receive())
+    ack = await asyncio.to_thread(worker.read)
+    assert ack == wire.pack_frame(FrameType.ACK, wire.ACK.pack(1000))
+    worker.span(1000, b"b")
+    await waiting
+    connection.close()
+
+
+async def test_a_full_ring_is_acknowledged_in_quarters(worker: Worker) -> None:
+    connection = await connected(worker)
+    for turn in range(8):
+        worker.span(turn * (RING // 8), b"x" * (RING // 8))
+    for _ in range(8):
+        await connection.receive()
+        await connection.consumed(RING // 8)
+    acks = [wire.ACK.unpack_from(ack)[0] for ack in worker.read().split(wire.FRAME.pack(FrameType.ACK, 8))[1:]]
+    assert acks == [RING // 4, RING // 2, RING * 3 // 4, RING]
+    connection.close()
+
+
+async def test_what_a_dead_worker_announced_is_still_delivered(worker: Worker) -> None:
+    connection = await connected(worker)
+    worker.span(0, b"last words")
+    worker.sock.close()
+    chunk = await connection.receive()
+    assert isinstance(chunk, Chunk)
+    assert chunk.data == b"last words"
+    await connection.consumed(10)
+    with pytest.raises(WorkerLost, match="w0 was lost"):
+        await connection.receive()
+    connection.close()
+
+
+async def test_a_silent_worker_is_lost_after_the_progress_timeout(worker: Worker) -> None:
+    connection = await connected(worker, patience=0.05)
+    with pytest.raises(WorkerLost, match=r"finished no sample in 0\.05 s"):
+        await connection.receive()
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [
+        pytest.param(FrameType.SPAN, wire.CHECKPOINT.pack(*AT) + wire.SPAN.pack(RING, 1), id="behind the ring"),
+        pytest.param(FrameType.SPAN, wire.CHECKPOINT.pack(*AT) + wire.SPAN.pack(2**64 - 1, 2), id="offset overflow"),
+        pytest.param(FrameType.SPAN, b"short", id="short span"),
+        pytest.param(FrameType.DATA, b"short", id="short data"),
+        pytest.param(FrameType.JOB, b"", id="a job from a worker"),
+        pytest.param(FrameType.HELLO, wire.Hello().pack(), id="second hello"),
+        pytest.param(77, b"", id="unknown type"),
+        pytest.param(FrameType.END, b"\xc1", id="no msgpack"),
+        pytest.param(FrameType.END, msgpack.packb([1]), id="no map"),
+        pytest.param(FrameType.FAIL, msgpack.packb({"nonsense": 1}), id="not a failure"),
+    ],
+)
+async def test_a_worker_that_breaks_the_rules_is_lost(worker: Worker, kind: int, payload: bytes) -> None:
+    connection = await connected(worker)
+    worker.send(kind, payload)
+    with pytest.raises(WorkerLost):
+        await connection.receive()
+    connection.close()
+
+
+async def test_a_frame_that_is_too_large_is_refused_before_memory_is_taken_for_it(worker: Worker) -> None:
+    connection = await connected(worker)
+    worker.sock.sendall(wire.FRAME.pack(FrameType.DATA, 2**32 - 1))
+    with pytest.raises(WorkerLost, match="4294967295"):
+        await connection.receive()
+    connection.close()
+
+
+async def test_a_ring_that_could_shrink_under_us_is_refused(worker: Worker) -> None:
+    descriptor = os.memfd_create("ring", os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, RING)
+    worker.hello(fds=[descriptor])
+    os.close(descriptor)
+    connection = StreamConnection(worker.gateway, 5)
+    with pytest.raises(WorkerLost, match="sealed"):
+        await connection.start(JOB, None)
+    connection.close()
+
+
+@pytest.mark.parametrize("fds", [[], None], ids=["none", "smaller"])
+async def test_a_ring_that_is_not_there_is_refused(worker: Worker, fds: list[int] | None) -> None:
+    worker.hello(ring_size=RING * 2, fds=fds)
+    connection = StreamConnection(worker.gateway, 5)
+    with pytest.raises(WorkerLost):
+        await connection.start(JOB, None)
+    connection.close()
+
+
+async def test_no_descriptor_is_left_open_whatever_hello_brings(worker: Worker) -> None:
+    before = open_descriptors()
+    worker.hello(fds=[worker.ring_fd, worker.sock.fileno(), worker.sock.fileno()])
+    connection = StreamConnection(worker.gateway, 5)
+    await connection.start(JOB, None)
+    connection.close()
+    assert open_descriptors() <= before
+
+
+async def test_a_job_that_is_refused_says_why(worker: Worker) -> None:
+    worker.send(FrameType.FAIL, wire.Failure("internal", "this runtime runs another transform").pack())
+    connection = StreamConnection(worker.gateway, 5)
+    with pytest.raises(WorkerLost, match="another transform"):
+        await connection.start(JOB, None)
+    connection.close()
+
+
+async def test_a_runtime_that_dies_while_we_wait_for_a_worker_is_lost(worker: Worker) -> None:
+    connection = StreamConnection(worker.gateway, 5)
+    waiting = asyncio.create_task(connection.start(JOB, None))
+    await asyncio.to_thread(worker.read)
+    worker.sock.close()
+    with pytest.raises(WorkerLost):
+        await waiting
+    connection.close()

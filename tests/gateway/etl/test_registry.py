@@ -1,0 +1,267 @@
+"""The registry with a real database and a real package store, and with processes that are killed in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+import pytest
+from etl import Etl, etl_in, package_of
+
+from shardgate import wire
+from shardgate_gateway.errors import BadRequest, NotFound, PackageInvalid, UpstreamCorrupt
+from shardgate_gateway.etl import registry as registry_module
+from shardgate_gateway.etl.options import TransformOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+AUTO = TransformOptions()
+
+
+async def test_a_package_gets_the_id_of_its_content_and_comes_back_as_it_was(etl: Etl) -> None:
+    package = package_of(b"\x00any bytes", name="train", decoder="rgb", requirements=("a==1",))
+    record = await etl.registry.register(package, AUTO)
+    assert record.id == wire.transform_id("train", package)
+    assert record.digest == hashlib.sha256(package).hexdigest()
+    assert record.manifest == wire.unpack_package(package)[0]
+    assert record.package_bytes == len(package)
+    assert await etl.registry.package(record.id) == package
+    assert await etl.registry.resolve("train") == await etl.registry.resolve(record.id) == record
+
+
+async def test_registering_twice_changes_nothing_but_the_options(etl: Etl) -> None:
+    package = package_of()
+    first = await etl.registry.register(package, AUTO)
+    second = await etl.registry.register(package, TransformOptions(cache="never", workers=3))
+    assert (second.id, second.created_at) == (first.id, first.created_at)
+    assert second.options == TransformOptions(cache="never", workers=3)
+    assert [record.id for record in await etl.registry.list()] == [first.id]
+    assert len(list((etl.folder / "state" / "packages").rglob("*"))) == 2  # a folder and one object
+
+
+async def test_new_code_under_an_old_name_is_a_new_transform_and_the_old_one_stays(etl: Etl) -> None:
+    old = await etl.registry.register(package_of(b"old"), AUTO)
+    assert (await etl.registry.resolve("opaque")).id == old.id
+    new = await etl.registry.register(package_of(b"new"), AUTO)
+    assert new.id != old.id
+    assert (await etl.registry.resolve("opaque")).id == new.id
+    assert (await etl.registry.resolve(old.id)).id == old.id
+    await etl.registry.register(package_of(b"old"), AUTO)
+    assert (await etl.registry.resolve("opaque")).id == old.id
+
+
+async def test_another_process_sees_a_moved_name_within_a_second(
+    etl: Etl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "LOOKUP_SECONDS", 0.05)
+    async with etl_in(tmp_path) as other:
+        await etl.registry.register(package_of(b"old"), AUTO)
+        await other.registry.resolve("opaque")
+        new = await etl.registry.register(package_of(b"new"), AUTO)
+        await asyncio.sleep(0.06)
+        assert (await other.registry.resolve("opaque")).id == new.id
+
+
+async def test_a_deleted_transform_is_gone_with_its_name_and_package(etl: Etl) -> None:
+    record = await etl.registry.register(package_of(), AUTO)
+    await etl.registry.delete(record.id)
+    for what in (record.id, "opaque"):
+        with pytest.raises(NotFound, match=what):
+            await etl.registry.resolve(what)
+    with pytest.raises(NotFound):
+        await etl.registry.delete(record.id)
+    assert not [path for path in (etl.folder / "state" / "packages").rglob("*") if path.is_file()]
+    again = await etl.registry.register(package_of(), AUTO)
+    assert await etl.registry.package(again.id) == package_of()
+
+
+async def test_many_processes_register_and_delete_the_same_transform_at_once(etl: Etl, tmp_path: Path) -> None:
+    """A row always has its package, whatever the order."""
+
+    async def churn(gateway: Etl) -> None:
+        for _ in range(10):
+            record = await gateway.registry.register(package_of(), AUTO)
+            try:
+                assert await gateway.registry.package(record.id) == package_of()
+                await gateway.registry.delete(record.id)
+            except NotFound:
+                continue  # somebody else was quicker
+
+    async with etl_in(tmp_path) as second, etl_in(tmp_path) as third:
+        await asyncio.gather(*(churn(gateway) for gateway in (etl, second, third)))
+    record = await etl.registry.register(package_of(), AUTO)
+    assert await etl.registry.package(record.id) == package_of()
+
+
+async def test_a_package_that_rotted_in_the_store_is_not_handed_out(etl: Etl) -> None:
+    record = await etl.registry.register(package_of(), AUTO)
+    (stored,) = (path for path in (etl.folder / "state" / "packages").rglob("*") if path.is_file())
+    stored.write_bytes(stored.read_bytes()[:-1] + b"!")
+    with pytest.raises(UpstreamCorrupt, match=record.id):
+        await etl.registry.package(record.id)
+
+
+def raw_package(**changes: Any) -> bytes:
+    manifest = {"name": "opaque", "python": "{}.{}".format(*sys.version_info[:2])} | changes
+    return bytes(msgpack.packb({"format": 1, "manifest": manifest, "function": b"f"}))
+
+
+@pytest.mark.parametrize(
+    ("package", "complaint"),
+    [
+        (b"", "can't be read"),
+        (b"hello", "not a transform package"),
+        (msgpack.packb({"format": 2, "manifest": {}, "function": b""}), "format 2"),
+        (msgpack.packb({"format": 1, "manifest": {}, "function": b"f"}), "name"),
+        (msgpack.packb({"format": 1, "manifest": {"name": "n"}}), "not a transform package"),
+        (raw_package(name="Upper"), "name can't be 'Upper'"),
+        (raw_package(name="../../etc"), "name"),
+        (raw_package(name="a\n"), "name"),
+        (raw_package(name="a" * 49), "name"),
+        (raw_package(name=7), "name"),
+        (raw_package(kind="shell"), "kind"),
+        (raw_package(kind=[]), "kind"),
+        (raw_package(on_error="explode"), "on_error"),
+        (raw_package(decoder=1), "decoder"),
+        (raw_package(sample_timeout=-1), "sample_timeout"),
+        (raw_package(sample_timeout="soon"), "sample_timeout"),
+        (raw_package(python="three"), "python"),
+        (raw_package(requirements=[1]), "requirements"),
+        (raw_package(requirements=3), "not a transform package"),
+        (raw_package(python="2.7"), "pickled by Python 2.7"),
+        (msgpack.packb({"format": 1, "manifest": {"name": "n", "python": "3.11"}, "function": ""}), "no function"),
+    ],
+)
+async def test_what_is_no_usable_package_is_refused_with_the_reason(etl: Etl, package: bytes, complaint: str) -> None:
+    with pytest.raises(PackageInvalid, match=complaint):
+        await etl.registry.register(package, AUTO)
+    assert await etl.registry.list() == []
+
+
+async def test_a_package_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    async with etl_in(tmp_path, package_bytes=1000) as etl:
+        with pytest.raises(PackageInvalid, match="1000 are allowed"):
+            await etl.registry.register(package_of(b"x" * 1000), AUTO)
+
+
+@pytest.mark.parametrize("values", [{"cache": "sometimes"}, {"workers": "-1"}, {"wokers": "1"}, {"workers": "many"}])
+def test_options_that_make_no_sense_are_refused(values: dict[str, str]) -> None:
+    with pytest.raises(BadRequest, match=next(iter(values))):
+        TransformOptions.parse(values)
+
+
+def test_options_are_read_from_text() -> None:
+    assert TransformOptions.parse({"cache": "always", "workers": "4"}) == TransformOptions(cache="always", workers=4)
+
+
+async def test_stats_add_up_over_processes_and_restarts(etl: Etl, tmp_path: Path) -> None:
+    record = await etl.registry.register(package_of(), AUTO)
+    async with etl_in(tmp_path) as other:
+        for gateway in (etl, other, etl):
+            await gateway.registry.add_stats(record.id, wire.Stats(samples_in=5, fetch_seconds=0.5), "completed")
+        await other.registry.add_stats(record.id, wire.Stats(samples_in=1), "abandoned")
+    stats = await etl.registry.stats("opaque")
+    assert (stats.work.samples_in, stats.work.fetch_seconds) == (16, 1.5)
+    assert (stats.completed, stats.abandoned, stats.failed) == (3, 1, 0)
+
+
+async def test_stats_of_a_transform_that_is_gone_do_not_matter(etl: Etl) -> None:
+    record = await etl.registry.register(package_of(), AUTO)
+    await etl.registry.delete(record.id)
+    await etl.registry.add_stats(record.id, wire.Stats(), "completed")
+    with pytest.raises(NotFound):
+        await etl.registry.stats(record.id)
+
+
+class Mine:
+    """Unpickling it leaves a file behind."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (self.path,)
+
+
+async def test_a_malicious_package_does_nothing_in_the_gateway(etl: Etl, tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    function = pickle.dumps(Mine(str(trap)))
+    record = await etl.registry.register(package_of(function), AUTO)
+    await etl.registry.resolve("opaque")
+    await etl.registry.list()
+    await etl.registry.package(record.id)
+    assert not trap.exists()
+    pickle.loads(function)
+    assert trap.exists()  # it would have worked
+
+
+def test_the_gateway_loads_nothing_that_unpickles() -> None:
+    """Libraries may import `pickle` for their own use; nobody loads cloudpickle or what user code needs."""
+    forbidden = {"cloudpickle", "numpy", "torch", "webdataset", "PIL", "shardgate.capture"}
+    program = f"import sys, shardgate_gateway.app; print(*({forbidden!r} & set(sys.modules)))"
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == []
+
+
+REGISTERS = """
+import asyncio, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from etl import Etl, package_of
+from shardgate_gateway.etl.options import TransformOptions
+from shardgate_gateway.settings import EtlSettings
+
+async def main():
+    etl = Etl(Path(sys.argv[1]), EtlSettings())
+    for number in range(10**9):
+        record = await etl.registry.register(package_of(b"%d" % number * 1000, name="churn"), TransformOptions())
+        print(record.id, flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def support() -> str:
+    return str(Path(__file__).parents[2] / "support")
+
+
+@pytest.fixture
+def registering(tmp_path: Path, support: str) -> Iterator[Any]:
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", REGISTERS, str(tmp_path), support]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+async def test_registrations_survive_a_gateway_that_is_killed_at_any_moment(tmp_path: Path, registering: Any) -> None:
+    promised: list[str] = []
+    for turn in range(4):
+        process = registering()
+        promised.append(process.stdout.readline().strip())
+        await asyncio.sleep(0.01 * turn)
+        os.kill(process.pid, signal.SIGKILL)
+        promised += process.communicate()[0].split()
+    async with etl_in(tmp_path) as etl:
+        records = {record.id: record for record in await etl.registry.list()}
+        assert set(promised) <= set(records)
+        for record in records.values():
+            package = await etl.registry.package(record.id)
+            assert wire.transform_id(record.name, package) == record.id
+        assert (await etl.registry.resolve("churn")).id in records
