@@ -233,8 +233,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _pieces(self, data: bytes, fault: Fault, asked: Asked) -> None:
         for offset in range(0, len(data), PIECE):
             piece = data[offset : offset + PIECE]
+            asked.sent += len(piece)  # before the reader can know, so that a test may count right after reading
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if fault.chunked else piece)
-            asked.sent += len(piece)
 
     def _break_off(self, *, reset: bool) -> None:
         self.close_connection = True

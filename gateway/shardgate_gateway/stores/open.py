@@ -63,6 +63,8 @@ CLOUDS: dict[str, tuple[type[S3Store | GCSStore | AzureStore], dict[str, str]]] 
     ),
 }
 """Per provider: obstore's class, and the options of a location with obstore's names for them."""
+ALWAYS = {"aws": {"disable_bulk_delete": True}}
+"""Settings that are not the operator's: deleting in bulk is one request more than DELETE, and not every S3 has it."""
 CHANGES = {"az": "\\"}
 """Characters that a provider changes in keys: Azure makes slashes of backslashes."""
 ALLOW_HTTP = "allow_http"
@@ -131,7 +133,7 @@ def _cloud(name: str, kind: str, where: SplitResult, upstream: UpstreamSettings)
     if prefix:
         check_key(prefix)
     allow_http = options.pop(ALLOW_HTTP, "").lower() == "true" or options.get("endpoint", "").startswith("http://")
-    config: dict[str, Any] = {known[option]: value for option, value in options.items()}
+    config: dict[str, Any] = {known[option]: value for option, value in options.items()} | ALWAYS.get(kind, {})
 
     def client(timeouts: ClientConfig, retries: RetryConfig) -> S3Store | GCSStore | AzureStore:
         connect = timedelta(seconds=upstream.connect_timeout)

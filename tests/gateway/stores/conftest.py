@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from shardgate_gateway.stores.base import ListPage, ObjectMeta, ObjectStream, Store
 
 BUCKET = "bucket"
-UPSTREAM = UpstreamSettings(progress_timeout=1, connect_timeout=2, attempts=1, backoff_seconds=0.01)
+PATIENT = UpstreamSettings(attempts=1, backoff_seconds=0.01)
+IMPATIENT = UpstreamSettings(attempts=1, backoff_seconds=0.01, progress_timeout=1)
+"""For tests in which something is silent for good."""
 
 
 async def chunked(data: bytes, size: int = 1 << 20) -> AsyncIterator[bytes]:
@@ -80,13 +82,18 @@ async def list_all(store: Store, prefix: str = "", **how: object) -> tuple[list[
             return keys, prefixes
 
 
-def opened(where: str, name: str = "test://bucket", **settings: object) -> Store:
-    return open_store(name, BucketSettings(where=str(where), **settings), UPSTREAM)
+def opened(where: object, *, upstream: UpstreamSettings = PATIENT, **settings: object) -> Store:
+    return open_store("test://bucket", BucketSettings(where=str(where), **settings), upstream)
 
 
 @pytest.fixture
 def open_bucket():
     return opened
+
+
+@pytest.fixture
+def impatient():
+    return IMPATIENT
 
 
 @pytest.fixture

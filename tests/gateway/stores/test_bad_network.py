@@ -21,12 +21,12 @@ def toxiproxy(tmp_path_factory):
 
 
 @pytest.fixture(params=["versitygw", "nginx"])
-async def network(request, toxiproxy, open_bucket, helpers):
+async def network(request, toxiproxy, open_bucket, impatient, helpers):
     """A proxy, and a store behind it that holds `a` and has no connection open yet."""
     server = request.getfixturevalue(request.param)
     proxy = toxiproxy.proxy(server.url)
     where = server.where("bucket", url=proxy.url) if request.param == "versitygw" else proxy.url
-    filler, store = open_bucket(where), open_bucket(where)
+    filler, store = open_bucket(where), open_bucket(where, upstream=impatient)
     await filler.put("a", helpers["chunked"](DATA), size=len(DATA))
     await filler.aclose()
     yield proxy, store

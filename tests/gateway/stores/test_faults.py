@@ -23,13 +23,25 @@ KEY = "train/a.tar"
 
 
 @pytest.fixture(params=["http", "s3"])
-async def store(request, origin, open_bucket):
+def where(request, origin):
     origin.put(f"bucket/{KEY}", DATA, etag="v1")
-    where = {
+    return {
         "http": f"{origin.url}/bucket",
         "s3": f"s3://bucket?endpoint={origin.url}&skip_signature=true&region=us-east-1",
     }[request.param]
+
+
+@pytest.fixture
+async def store(where, open_bucket):
     store = open_bucket(where)
+    yield store
+    await store.aclose()
+
+
+@pytest.fixture
+async def impatient_store(where, open_bucket, impatient):
+    """Waits one second for a byte."""
+    store = open_bucket(where, upstream=impatient)
     yield store
     await store.aclose()
 
@@ -71,24 +83,24 @@ async def test_a_broken_body_is_not_resumed_behind_our_back(store, origin, fail,
     assert len(origin.gets(f"bucket/{KEY}")) == 1
 
 
-async def test_a_body_that_stalls_at_99_percent_is_named_stalled(store, fail, read):
+async def test_a_body_that_stalls_at_99_percent_is_named_stalled(impatient_store, fail, read):
     fail(after=len(DATA) * 99 // 100, ending="stall")
     with pytest.raises(UpstreamStalled, match=KEY) as caught:
-        await read(store)
+        await read(impatient_store)
     assert caught.value.hint
 
 
-async def test_an_answer_that_never_comes_is_named_stalled(store, origin, fail, read):
+async def test_an_answer_that_never_comes_is_named_stalled(impatient_store, origin, fail, read):
     fail(before="stall")
     with pytest.raises(UpstreamStalled, match=KEY):
-        await read(store)
+        await read(impatient_store)
 
 
-async def test_a_slow_reader_is_no_stall(store, helpers):
+async def test_a_slow_reader_is_no_stall(impatient_store, helpers):
     """The client waits longer than the progress timeout between two reads, while the store would send."""
     import asyncio
 
-    stream = await store.get(KEY)
+    stream = await impatient_store.get(KEY)
     chunks = aiter(stream.chunks)
     received = bytes(await anext(chunks))
     await asyncio.sleep(1.5)
