@@ -1,33 +1,16 @@
-"""The command line of the runtime: `python -m shardgate_runtime --package FILE --transform-id ID ...`."""
+"""The runtime's life as its gateway sees it: status, exit code, log."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import signal
 import sys
-from pathlib import Path
 
 from shardgate_runtime.failures import StartupError, describe, user_traceback
 from shardgate_runtime.limits import die_with_parent
-from shardgate_runtime.parent import Options, Parent
+from shardgate_runtime.options import parse_options
 from shardgate_runtime.rundir import RunDir
-
-
-def parse_options(arguments: list[str]) -> Options:
-    parser = argparse.ArgumentParser(prog="shardgate_runtime", description="Run one transform in worker processes.")
-    add = parser.add_argument
-    add("--package", type=Path, required=True, help="file with the transform's package")
-    add("--transform-id", required=True, help="the package's id; a package with another one is refused")
-    add("--listen", required=True, help="unix:PATH or tcp:HOST:PORT")
-    add("--run-dir", type=Path, required=True, help="folder for status.json and the lock")
-    add("--workers", type=int, required=True, help="worker processes")
-    add("--memory-bytes", type=int, default=0, help="bytes a worker may allocate once loaded; 0 is no limit")
-    add("--ring-bytes", type=int, default=Options.ring_bytes, help="bytes of shared memory per worker; 0 is none")
-    add("--idle-seconds", type=float, default=0, help="seconds without a job after which to exit; 0 is never")
-    add("--stay", action="store_true", help="live on when the parent process dies")
-    return Options(**vars(parser.parse_args(arguments)))
 
 
 def main(arguments: list[str]) -> int:
@@ -45,6 +28,8 @@ def main(arguments: list[str]) -> int:
         return 1
     run_dir.write_status("starting")
     try:
+        from shardgate_runtime.parent import Parent  # noqa: PLC0415 - imports torch, which takes seconds
+
         Parent(options, run_dir).run()
     except StartupError as error:
         print(error.message, error.hint, file=sys.stderr)

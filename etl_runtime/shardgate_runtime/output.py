@@ -128,4 +128,6 @@ def copy_array(target: np.ndarray[Any, Any], source: np.ndarray[Any, Any]) -> No
 
 def _torch_takes(array: np.ndarray[Any, Any]) -> bool:
     """It knows no negative strides, warns about read-only arrays, and has not all of numpy's types."""
-    return array.dtype.isnative and array.dtype.char in "fdebBhil?" and array.flags.writeable and min(array.strides) >= 0
+    return (
+        array.dtype.isnative and array.dtype.char in "fdebBhil?" and array.flags.writeable and min(array.strides) >= 0
+    )

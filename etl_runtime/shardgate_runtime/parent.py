@@ -21,19 +21,17 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from shardgate import wire
 from shardgate_runtime.failures import StartupError
 from shardgate_runtime.listener import open_listener
 from shardgate_runtime.package import Package, load_package
-from shardgate_runtime.samples import make_decoder
 from shardgate_runtime.scoreboard import Death, Scoreboard, State
-from shardgate_runtime.seeds import Seeds
+from shardgate_runtime.warmup import warm_up
 from shardgate_runtime.worker import SETUP_FAILED, WorkerOptions, work
 
 if TYPE_CHECKING:
     import socket
-    from pathlib import Path
 
+    from shardgate_runtime.options import Options
     from shardgate_runtime.rundir import RunDir
 
 log = logging.getLogger(__name__)
@@ -50,21 +48,6 @@ MAX_SETUP_FAILURES = 5
 CERTAIN = frozenset((signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT))
 """Deaths that the sample caused itself and would cause again."""
 WATCHED = frozenset((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT))
-
-
-@dataclass(frozen=True)
-class Options:
-    """The command line. Sizes are in bytes, times in seconds; 0 is no limit, and no ring."""
-
-    package: Path
-    transform_id: str
-    listen: str
-    run_dir: Path
-    workers: int
-    memory_bytes: int = 0
-    ring_bytes: int = 8 << 20
-    idle_seconds: float = 0
-    stay: bool = False
 
 
 @dataclass
@@ -220,7 +203,7 @@ class Parent:
 
     def _kill_overdue(self) -> None:
         now = time.monotonic()
-        timeout = self._package.manifest.sample_timeout
+        timeout = self._package.manifest.sample_timeout or self._options.stall_seconds
         for child in self._children:
             _, began, _ = self._scoreboard.slots[child.number].sample()
             if child.pid and timeout and began and now - began > timeout + GRACE_SECONDS:
@@ -256,21 +239,3 @@ def describe_death(status: int) -> tuple[str, bool]:
     name = signal.Signals(number).name if number in {*signal.Signals} else f"signal {number}"
     guess = " (out of memory?)" if number == signal.SIGKILL else ""
     return f"killed by {name}{guess}", number in CERTAIN
-
-
-def warm_up(decoder: str) -> None:
-    """Import before the fork what the first sample would have to wait for.
-
-    Raises:
-        ValueError: webdataset does not know the decoder.
-    """
-    decode = make_decoder(decoder)
-    Seeds(wire.Job("", "", "", "", "")).apply(0)
-    if decoder:
-        from io import BytesIO  # noqa: PLC0415
-
-        from PIL import Image  # noqa: PLC0415
-
-        picture = BytesIO()
-        Image.new("RGB", (8, 8)).save(picture, "JPEG")
-        decode({"__key__": "warm-up", "jpg": picture.getvalue()})

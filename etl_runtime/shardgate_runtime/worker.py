@@ -24,6 +24,7 @@ from shardgate_runtime.job import JobRun, open_input
 from shardgate_runtime.limits import die_with_parent, limit_memory, prefer_to_be_killed
 from shardgate_runtime.outlet import DataOutlet, Outlet, Ring, RingOutlet
 from shardgate_runtime.scoreboard import Scoreboard, Slot, State
+from shardgate_runtime.warmup import warm_up
 
 if TYPE_CHECKING:
     import socket
@@ -65,6 +66,7 @@ class Worker:
         prefer_to_be_killed()
         try:
             function = self._options.package.instantiate()
+            warm_up(self._options.package.manifest.decoder)
         except StartupError as error:
             self._slot.write_note(error.message)
             return SETUP_FAILED

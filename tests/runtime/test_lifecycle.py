@@ -86,6 +86,11 @@ class DiesLater:
         return sample
 
 
+@pytest.fixture(scope="module")
+def kept(start_shared: Callable[..., Runtime]) -> Runtime:
+    return start_shared(keep)
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
@@ -114,7 +119,7 @@ def test_setup_runs_in_every_worker_and_workers_have_one_thread(start: Callable[
 
     from runtime_process import members_of
 
-    runtime = start(Model)
+    runtime = start(Model, options={"torch": True})
     (_, data), *_ = members_of(bytes(runtime.run(SHARD).output))
     assert json.loads(data) == [*runtime.workers(), *runtime.workers(), 1, "1", "0"]
 
@@ -172,8 +177,8 @@ def test_tcp_works_with_a_port_chosen_by_the_system(start: Callable[..., Runtime
     assert conversation.failure.code == "input_unavailable"
 
 
-def test_a_job_for_another_transform_or_without_input_is_refused_after_hello(start: Callable[..., Runtime]) -> None:
-    runtime = start(keep)
+def test_a_job_for_another_transform_or_without_input_is_refused_after_hello(kept: Runtime) -> None:
+    runtime = kept
     for values in ({"transform_id": "other-1"}, {}):
         conversation = runtime.run(None, **values)
         assert conversation.hello is not None
@@ -185,8 +190,8 @@ def test_a_job_for_another_transform_or_without_input_is_refused_after_hello(sta
     "data",
     [b"", b"\1", b"\7\0\0\0\0", b"\1\xff\xff\xff\xff", wire.pack_frame(wire.FrameType.JOB, b"rubbish"), b"GET / HTTP/1.1\r\n\r\n"],
 )
-def test_whoever_does_not_speak_the_protocol_is_dropped(start_shared: Callable[..., Runtime], data: bytes) -> None:
-    runtime = start_shared(keep)
+def test_whoever_does_not_speak_the_protocol_is_dropped(kept: Runtime, data: bytes) -> None:
+    runtime = kept
     with runtime.connect() as sock:
         sock.sendall(data)
         sock.shutdown(socket.SHUT_WR)
@@ -230,6 +235,7 @@ def test_a_worker_killed_from_outside_is_reported_as_uncertain_and_its_shard_con
     with runtime.start(SHARD, args="0.1", careful=True) as conversation:
         for _ in range(4):
             conversation.receive()
+        time.sleep(0.05)  # well into the next sample
         os.kill(pid, signal.SIGKILL)
         conversation.drain()
         assert conversation.lost

@@ -38,7 +38,7 @@ SHARD = tar_of([(f"d/{i:03d}.{ext}", random.Random(i).randbytes(i * 40)) for i i
 
 @pytest.fixture(scope="module")
 def runtime(start_shared: Callable[..., Runtime]) -> Runtime:
-    return start_shared(scramble, options={"workers": 2, "ring_bytes": RING})
+    return start_shared(scramble, options={"workers": 2, "ring_bytes": RING, "torch": True})
 
 
 @pytest.fixture(scope="module")

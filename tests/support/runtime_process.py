@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 START_SECONDS = 60
 ANSWER_SECONDS = 30
 
+WITHOUT_TORCH = {"PYTHONPATH": str(Path(__file__).parent / "without_torch")}
+"""A folder whose torch can't be imported."""
+
 Packed = tuple[str, bytes]
 """Id and bytes of a package."""
 
@@ -254,9 +257,12 @@ class Runtime:
 
 @contextmanager
 def start_runtime(
-    folder: Path, package: Packed, *arguments: str, listen: str = "", **options: Any
+    folder: Path, package: Packed, *arguments: str, listen: str = "", torch: bool = False, **options: Any
 ) -> Iterator[Runtime]:
-    """Start a runtime and stop it by its pid; does not wait until it is ready."""
+    """Start a runtime and stop it by its pid; does not wait until it is ready.
+
+    webdataset imports torch where it can, which takes seconds; only tests that are about torch need it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     transform_id, data = package
     (folder / "package").write_bytes(data)
@@ -271,7 +277,7 @@ def start_runtime(
     for name, value in values.items():
         command += [f"--{name}", str(value)]
     with (folder / "log").open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out)
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | ({} if torch else WITHOUT_TORCH))
     try:
         yield Runtime(process, folder, transform_id)
     finally:
