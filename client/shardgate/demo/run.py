@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 BUCKET = "gcp://sharded-imagenet"
 TRANSFORMS = Path(__file__).with_name("transforms.py")
 BATCH = 64
-VAL_SAMPLES = 10
+VAL_SAMPLES = 20
 """A validation shard holds one in so many of the train shard's samples."""
 FUNCTIONS = ("train_transform", "val_transform", "wd_transform", "wd_val_transform")
 SHOWN = 4
@@ -191,9 +191,9 @@ def _loader(tuples: Any, transform: Callable[[Any], Any]) -> Iterable[Any]:
 
 def _table(passes: list[Pass]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
-    for column in ("shards", "transform in", "epoch", "samples", "samples/s", "first sample", "from cache"):
+    for column in ("transform in", "epoch", "samples", "samples/s", "first sample", "shards from cache"):
         table.add_column(column, justify="left" if column == "transform in" else "right")
     for each in passes:
         rate, first, cached = f"{each.rate:.0f}", f"{each.first * 1000:.0f} ms", f"{each.hits} of {each.shards}"
-        table.add_row(str(each.shards), each.place, str(each.epoch), str(each.samples), rate, first, cached)
+        table.add_row(each.place, str(each.epoch), str(each.samples), rate, first, cached)
     return table
