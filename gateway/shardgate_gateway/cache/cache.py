@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 TURNS = 20
 """How often an open looks again because what it found went away under its hands."""
+TURN_SECONDS = 0.002
 THREADS = 8
 HOUSEKEEPING_SECONDS = 600.0
 
@@ -124,11 +125,11 @@ class Cache:
         if reading is not None:
             return reading
         since = source.freshness.since(time.monotonic())
-        for _ in range(TURNS):
+        for turn in range(TURNS):
             try:
                 reading = await self._open_entry(source, since) or await self._open_fill(source, since)
             except (TryAgain, GenerationChanged):
-                continue
+                await asyncio.sleep(turn * TURN_SECONDS)  # whoever is in between two steps gets time for the second
             except OSError as error:
                 self._hot.shrink()
                 if error.errno not in EXHAUSTED:
@@ -137,8 +138,9 @@ class Cache:
                     "this process has no file descriptors left",
                     hint="raise `ulimit -n`, or lower the number of connections",
                 ) from error
-            if reading is not None:
-                return reading
+            else:
+                if reading is not None:
+                    return reading
         raise UpstreamError(f"{source.label} changes faster than it can be read", hint="try again later")
 
     async def _open_entry(self, source: Source, since: float) -> Reading | None:
@@ -146,9 +148,12 @@ class Cache:
         if fill is not None and fill.joinable() and fill.opened_at >= since:
             return None
         slot = await self._slot(source)
-        if slot is None or (slot.validated_at < since and not await self._is_current(source, slot.meta, since)):
+        if slot is None:
             return None
         slot.touch(time.monotonic())
+        if slot.validated_at < since and not await self._is_current(source, slot.meta, since):
+            self._hot.drop(source.entry_name)
+            return None
         if self._settings.verify == "always" and slot.entry is not None:
             slot = Slot(slot.path, slot.identity, slot.meta, slot.validated_at, content=None, entry=slot.entry)
         self._node.counters.hits += 1
@@ -286,10 +291,11 @@ class Cache:
         fill = self._fills.get(source.entry_name)
         if fill is not None and fill.meta is not None and fill.joinable() and fill.opened_at >= since:
             return fill.meta
-        slot = await self._slot(source)
-        if slot is None:
-            return await source.head()
-        if slot.validated_at >= since or await self._is_current(source, slot.meta, since):
+        try:
+            slot = await self._slot(source)
+        except TryAgain:
+            slot = None
+        if slot is not None and (slot.validated_at >= since or await self._is_current(source, slot.meta, since)):
             return slot.meta
         return await source.head()
 

@@ -229,7 +229,9 @@ class Fill:
         if self.file is None:
             try:
                 self.file = OpenFile.reading(self._node.layout.body(record.body))
-            except FileNotFoundError:  # it has become an entry, or was invalidated
+            except FileNotFoundError:  # it has become an entry, or was invalidated: of no use to anybody new
+                assert self._control is not None
+                self._control.remove()
                 raise TryAgain from None
         self.announce(record.meta, record.opened_at)
         self.move(record.watermark, complete=record.state >= State.COMPLETE)

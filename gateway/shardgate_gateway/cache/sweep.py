@@ -12,7 +12,7 @@ import os
 import time
 
 from shardgate_gateway.cache.control import Control
-from shardgate_gateway.cache.layout import Layout, unlink
+from shardgate_gateway.cache.layout import Layout, exists, unlink
 from shardgate_gateway.cache.space import peek
 
 KEEP_SECONDS = 3600.0
@@ -24,7 +24,7 @@ def sweep(layout: Layout) -> int:
     with os.scandir(layout.fills) as found:
         names = [item.name for item in found]
     bodies = [name for name in names if "." in name]
-    removed = sum(_sweep_control(layout.control(name)) for name in names if "." not in name)
+    removed = sum(_sweep_control(layout, name) for name in names if "." not in name)
     for body in bodies:
         record = peek(layout.control(body.split(".", 1)[0]))
         if record is None or record.body != body:
@@ -32,7 +32,8 @@ def sweep(layout: Layout) -> int:
     return removed
 
 
-def _sweep_control(path: str) -> bool:
+def _sweep_control(layout: Layout, name: str) -> bool:
+    path = layout.control(name)
     try:
         control = Control(path, os.open(path, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
@@ -41,7 +42,8 @@ def _sweep_control(path: str) -> bool:
         if not control.try_lock() or not control.linked():
             return False
         record = control.read()
-        if record is not None and record.resumable and time.time() - os.fstat(control.fd).st_mtime < KEEP_SECONDS:
+        recent = time.time() - os.fstat(control.fd).st_mtime < KEEP_SECONDS
+        if record is not None and record.resumable and recent and exists(layout.body(record.body)):
             return False
         control.remove()
         return True

@@ -128,7 +128,13 @@ class CacheModel(RuleBasedStateMachine):
             return
         for cache in self.caches:
             self.run(cache.aclose())
-        assert not list((self.folder / "cache" / "fills").iterdir()), "a fill was left behind"
+        last = self.start()
+        for key, body in self.objects.items():
+            self.run(last.prefetch(self.source(key)))
+            assert self.run(get(last, self.source(key))) == body
+        self.run(last.aclose())
+        left = {path.name[:64] for path in (self.folder / "cache" / "fills").iterdir()}
+        assert not left & {self.source(key).entry_name for key in self.objects}, "a fill was left behind"
         self.loop.close()
         shutil.rmtree(self.folder)
 
