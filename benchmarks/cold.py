@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import obstore
 
 from benchmarks.bench import random_file
-from benchmarks.harness import GIB, Server, compare, in_turns
+from benchmarks.harness import GIB, Server, compare, in_turns, recycle_memory
 from benchmarks.loads import Fetched, fetch
 from benchmarks.peers import REMOTE, nginx_cache, nginx_origin, s3_bucket, shaped
 from benchmarks.table import Aim, Row, ratio_row, value_row
@@ -37,11 +37,14 @@ class Names:
 
     def __init__(self, original: Path) -> None:
         self._original = original
+        self._size = original.stat().st_size
         self._numbers = count()
 
     def fresh(self) -> str:
+        """One more; memory to cache it in is at hand."""
         name = f"cold-{next(self._numbers):05d}"
         os.link(self._original, self._original.parent / name)
+        recycle_memory(self._original.parent, 2 * self._size)
         return name
 
 
@@ -78,7 +81,7 @@ def _through(gateway: Gateway, provider: str, bucket: str, key: str) -> Turn:
 def _turn(process: Server, url: str) -> Turn:
     before = process.cpu()
     fetched = fetch(url)
-    return Turn(fetched, process.cpu() - before)
+    return Turn(fetched, process.cpu_since(before))
 
 
 def _against_store(

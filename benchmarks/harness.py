@@ -91,6 +91,10 @@ class Server:
         """CPU seconds of the tree so far."""
         return sum(stat.cpu for stat in process_tree(self.pid).values())
 
+    def cpu_since(self, before: float) -> float:
+        """CPU seconds since `cpu()` said `before`; at least the tick that is the clock's resolution."""
+        return max(TICK, self.cpu() - before)
+
     def pids(self, *, without: str = "") -> list[int]:
         """The tree's processes, but for those whose command line contains the word `without`, and their children."""
         tree = process_tree(self.pid)
@@ -150,6 +154,19 @@ def accepts(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def recycle_memory(folder: Path, size: int) -> None:
+    """Write a file of `size` bytes and remove it, so that the next one finds memory that was in use a moment ago.
+
+    A virtual machine gives memory that it does not use back to its host, and getting it again costs ten times what
+    writing to it costs. Without this, whoever is measured after an idle moment pays for that.
+    """
+    scratch, block = folder / "scratch", bytes(1 << 20)
+    with scratch.open("wb", buffering=0) as file:
+        for _ in range(-(-size // len(block))):
+            file.write(block)
+    scratch.unlink()
+
+
 class Cost(NamedTuple):
     """What one turn cost the server: CPU seconds of its tree, wall seconds of the load."""
 
@@ -161,7 +178,7 @@ def cost(running: Server, load: Callable[[], object]) -> Cost:
     before, start = running.cpu(), time.perf_counter()
     load()
     seconds = time.perf_counter() - start
-    return Cost(running.cpu() - before, seconds)
+    return Cost(running.cpu_since(before), seconds)
 
 
 @dataclass(frozen=True, slots=True)

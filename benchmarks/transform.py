@@ -58,7 +58,7 @@ def _variant(
     def offloaded() -> Turn:
         before = gateway.process.cpu()
         fetched = fetch(url, mark=mark)
-        return Turn(Cost(gateway.process.cpu() - before, fetched.seconds), fetched)
+        return Turn(Cost(gateway.process.cpu_since(before), fetched.seconds), fetched)
 
     with ExitStack() as stack:
         alone = stack.enter_context(bare(shard, function.__name__))

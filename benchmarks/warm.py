@@ -59,7 +59,7 @@ def _small(bench: Bench, name: str, aim: Aim, ours: tuple[str, Server], theirs: 
     def turn(url: str, process: Server) -> tuple[float, float]:
         before = process.cpu()
         load = wrk(url, seconds=bench.scale.seconds, connections=bench.scale.connections)
-        return load.per_second, (process.cpu() - before) / load.requests
+        return load.per_second, process.cpu_since(before) / load.requests
 
     fetch(ours[0]), fetch(theirs[0])
     pairs = in_turns(bench.scale.rounds, lambda: turn(*ours), lambda: turn(*theirs))
