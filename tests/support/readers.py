@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from shardgate.wds_opener import adopt
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -130,9 +132,11 @@ class Reader(threading.Thread):
 
 
 def webdataset_samples(url: str) -> Iterator[dict[str, Any]]:
-    """Samples as a training loop gets them, undecoded, with webdataset's default of raising on a broken pipe."""
+    """Samples as a training loop gets them, undecoded, from a URL that a client of this gateway made."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import webdataset
 
+        parts = urlsplit(url)
+        adopt(f"{parts.scheme}://{parts.netloc}", None)
         yield from webdataset.WebDataset(url, shardshuffle=False)
