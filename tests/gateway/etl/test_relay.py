@@ -16,7 +16,7 @@ import pytest
 from etl import Etl, collect, etl_in, eventually, pid_exists
 from shards import shard
 
-from shardgate_gateway.errors import Busy, SampleError, TransformError, TransformStartError, WorkerLost
+from shardgate_gateway.errors import Busy, SampleError, TransformError, TransformStartError
 
 
 def noisy(sample: dict[str, Any]) -> dict[str, Any]:
@@ -208,18 +208,20 @@ async def test_a_sample_that_kills_its_worker_is_left_out_where_the_policy_says_
     assert (await etl.registry.stats(record.id)).lost >= 1
 
 
-async def test_a_worker_that_says_nothing_is_given_up(tmp_path: Path) -> None:
+async def test_a_sample_that_never_ends_is_named_even_without_a_timeout_of_its_own(tmp_path: Path) -> None:
     def waits(sample: dict[str, Any]) -> dict[str, Any]:
         import time
 
         time.sleep(1000)
         return sample
 
-    async with etl_in(tmp_path, progress_timeout=0.3, attempts=2) as etl:
+    async with etl_in(tmp_path, progress_timeout=0.3) as etl:
         etl.put("a.tar", shard(2))
         record = await etl.register(waits, name="waits")
-        with pytest.raises(WorkerLost, match=r"finished no sample in 0\.3 s"):
-            await etl.read(record, "a.tar")
+        for _ in range(3):  # more than there are workers: none of them is stuck
+            with pytest.raises(SampleError, match=r"sample timeout after 0\.3 s") as raised:
+                await etl.read(record, "a.tar")
+            assert raised.value.key == "000000"
 
 
 async def test_a_reader_that_leaves_stops_the_work_within_a_sample(etl: Etl, tmp_path: Path) -> None:

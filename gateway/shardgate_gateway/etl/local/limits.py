@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CGROUPS = Path("/sys/fs/cgroup")
+OWN = Path("/proc/self/cgroup")
 SHARED_OUT = 0.8
 """Share of the memory that workers may have; the rest is for the gateway and the page cache."""
 
@@ -36,10 +37,11 @@ def memory_per_worker(workers: int) -> int:
     return int(min(sizes) * SHARED_OUT / workers)
 
 
-def _limits(name: str, own: Path = Path("/proc/self/cgroup"), root: Path = CGROUPS) -> Iterator[str]:
+def _limits(name: str) -> Iterator[str]:
     """The limit called `name` of this process' control group and of those above it (cgroup v2)."""
-    group = next((line[3:] for line in own.read_text().splitlines() if line.startswith("0::")), "/")
-    folder = root / group.lstrip("/")
+    lines = OWN.read_text(encoding="utf-8").splitlines() if OWN.exists() else []
+    group = next((line[3:] for line in lines if line.startswith("0::")), "/")
+    folder = CGROUPS / group.lstrip("/")
     for level in (folder, *folder.parents):
-        if level.is_relative_to(root) and (file := level / name).is_file():
-            yield file.read_text().strip()
+        if level.is_relative_to(CGROUPS) and (file := level / name).is_file():
+            yield file.read_text(encoding="ascii").strip()

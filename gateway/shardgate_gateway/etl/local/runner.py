@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 BUSY_SECONDS = 2.0
 """After which a refused request is told to come again."""
+STALL_GRACE_SECONDS = 5.0
+"""A runtime ends a sample that takes too long, and names it. The connection has its own, later clock, if that fails."""
 CUT_SECONDS = 1.0
 """Between looks at the sizes of log files."""
 
@@ -125,6 +127,7 @@ class LocalRunner(Runner):
             "memory-bytes": memory,
             "ring-bytes": settings.ring_bytes,
             "idle-seconds": settings.idle_seconds,
+            "stall-seconds": settings.progress_timeout,
         }
         flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
         return [self._interpreter.path, "-m", "shardgate_runtime", *flags]
@@ -140,8 +143,8 @@ class LocalRunner(Runner):
                 sock = await runtime.connect()
             except OSError as error:
                 raise WorkerLost(f"the runtime of {record.id} does not listen: {error}") from error
-        timeout = max(self._settings.progress_timeout, 2 * record.manifest.sample_timeout)
-        connection = StreamConnection(sock, timeout)
+        timeout = max(self._settings.progress_timeout, record.manifest.sample_timeout)
+        connection = StreamConnection(sock, timeout + STALL_GRACE_SECONDS)
         try:
             await connection.start(job, input_fd)
         except BaseException:

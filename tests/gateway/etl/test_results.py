@@ -1,0 +1,231 @@
+"""What results are called, and which of them are kept."""
+
+from __future__ import annotations
+
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from etl import Etl, etl_in, eventually
+from shards import shard
+
+from shardgate_gateway.cache.reader import FileSpan, Reading
+from shardgate_gateway.errors import GenerationChanged, PreconditionFailed, SampleError
+from shardgate_gateway.etl.asked import SLOTS, Asked
+from shardgate_gateway.etl.results import Query, Results, ResultSource
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from shardgate_gateway.etl.registry import TransformRecord
+
+
+class Kept:
+    """An Etl with results, and a count of the samples that user code saw."""
+
+    def __init__(self, etl: Etl) -> None:
+        self.etl = etl
+        self.calls = etl.folder / "calls"
+        self.calls.touch()
+        self.results = Results(etl.cache, etl.relay, etl.settings, Asked(etl.folder / "asked"))
+
+    async def register(self, policy: str) -> TransformRecord:
+        def counted(sample: dict[str, Any], path: str = str(self.calls)) -> dict[str, Any]:
+            import random
+
+            with Path(path).open("a") as file:
+                file.write("x")
+            return sample | {"txt": str(random.random())}
+
+        return await self.etl.register(counted, name="counted", cache=policy)
+
+    async def result(self, record: TransformRecord, **query: Any) -> ResultSource:
+        source = self.etl.source("a.tar")
+        version = await self.etl.cache.head(source)
+        return self.results.source(record, source, version, Query(**query), request_id="test")
+
+    async def get(self, record: TransformRecord, **query: Any) -> bytes:
+        """As the HTTP layer does it."""
+        result = await self.result(record, **query)
+        if self.results.kept(result):
+            reading = await self.etl.cache.open(result)
+            try:
+                return await body(reading)
+            finally:
+                reading.aclose()
+        reading = await self.etl.cache.open(self.etl.source("a.tar"))
+        try:
+            async with aclosing(self.results.stream(result, reading)) as chunks:
+                return b"".join([bytes(chunk) async for chunk in chunks])
+        finally:
+            reading.aclose()
+
+    def seen(self) -> int:
+        return self.calls.stat().st_size
+
+
+async def body(reading: Reading) -> bytes:
+    parts = bytearray()
+    async with aclosing(reading.parts()) as chunks:
+        async for part in chunks:
+            if isinstance(part, FileSpan):
+                with open(f"/proc/self/fd/{part.fd}", "rb") as file:  # noqa: PTH123, ASYNC230
+                    file.seek(part.offset)
+                    parts += file.read(part.length)
+            else:
+                parts += part
+    return bytes(parts)
+
+
+@asynccontextmanager
+async def kept_in(folder: Path, **settings: Any) -> AsyncIterator[Kept]:
+    async with etl_in(folder, **settings) as etl:
+        etl.put("a.tar", shard(10))
+        kept = Kept(etl)
+        try:
+            yield kept
+        finally:
+            await kept.results.aclose()
+
+
+@pytest.fixture
+async def kept(tmp_path: Path) -> AsyncIterator[Kept]:
+    async with kept_in(tmp_path) as kept:
+        yield kept
+
+
+async def test_never_computes_for_every_reader(kept: Kept) -> None:
+    record = await kept.register("never")
+    assert await kept.get(record) == await kept.get(record) == await kept.get(record)
+    assert kept.seen() == 30
+
+
+async def test_always_computes_once(kept: Kept) -> None:
+    record = await kept.register("always")
+    assert await kept.get(record) == await kept.get(record) == await kept.etl.read(record, "a.tar")
+    assert kept.seen() == 20  # once into the cache, and once by the comparison
+
+
+async def test_auto_keeps_a_small_result_at_the_first_request(kept: Kept) -> None:
+    record = await kept.register("auto")
+    first = await kept.get(record)
+    await eventually(lambda: not kept.results._keeping)
+    assert await kept.get(record) == first
+    assert kept.seen() == 10
+
+
+async def test_auto_keeps_a_large_result_when_it_is_asked_for_again(tmp_path: Path) -> None:
+    async with kept_in(tmp_path, small_result_bytes=1000) as kept:
+        record = await kept.register("auto")
+        bodies = [await kept.get(record) for _ in range(4)]
+        assert bodies == [bodies[0]] * 4
+        assert kept.seen() == 20
+
+
+async def test_what_was_asked_for_is_known_to_other_processes_and_after_a_restart(tmp_path: Path) -> None:
+    async with kept_in(tmp_path, small_result_bytes=1000) as first:
+        record = await first.register("auto")
+        await first.get(record)
+    async with kept_in(tmp_path, small_result_bytes=1000) as second:
+        assert second.results.kept(await second.result(record))
+
+
+async def test_each_part_of_the_identity_makes_another_result(kept: Kept) -> None:
+    one, two = await kept.register("auto"), await kept.etl.register(lambda sample: sample, name="other")
+    queries = [{}, {"args": "x"}, {"seed": 1}, {"epoch": 1}]
+    results = [await kept.result(record, **query) for record in (one, two) for query in queries]
+    kept.etl.put("a.tar", shard(10, seed=1))
+    await kept.etl.cache.invalidate(kept.etl.source("a.tar"))
+    results += [await kept.result(one)]
+    assert len({result.entry_name for result in results}) == len(results)
+    assert len({result.meta.etag for result in results}) == len(results)
+
+
+async def test_the_same_request_has_the_same_etag_before_anything_ran(kept: Kept) -> None:
+    record = await kept.register("auto")
+    assert (await kept.result(record, seed=1)).meta == (await kept.result(record, seed=1)).meta
+    assert kept.seen() == 0
+
+
+async def test_an_old_result_is_never_served_for_new_code_under_the_same_name(kept: Kept) -> None:
+    old = await kept.etl.register(lambda sample: sample | {"txt": "old"}, name="train", cache="always")
+    assert b"old" in await kept.get(await kept.etl.registry.resolve("train"))
+    await kept.etl.register(lambda sample: sample | {"txt": "new"}, name="train", cache="always")
+    new = await kept.get(await kept.etl.registry.resolve("train"))
+    assert b"new" in new
+    assert b"old" not in new
+    assert b"old" in await kept.get(old)
+
+
+async def test_a_result_of_an_object_that_changed_meanwhile_is_refused(kept: Kept) -> None:
+    record = await kept.register("always")
+    result = await kept.result(record)
+    kept.etl.put("a.tar", shard(11))
+    await kept.etl.cache.invalidate(kept.etl.source("a.tar"))
+    with pytest.raises(GenerationChanged):
+        await result.open()
+    with pytest.raises(PreconditionFailed):
+        await result.open(if_match="another")
+
+
+async def test_any_part_of_a_result_can_be_computed_alone(kept: Kept) -> None:
+    record = await kept.register("never")
+    whole = await kept.get(record)
+    result = await kept.result(record)
+    for start, end in ((0, None), (1000, None), (0, 1), (70_000, 90_000), (0, len(whole))):
+        stream = await result.open(start=start, end=end)
+        try:
+            assert b"".join([bytes(chunk) async for chunk in stream.chunks]) == whole[start:end]
+        finally:
+            await stream.aclose()
+
+
+async def test_a_failed_result_is_not_kept(kept: Kept) -> None:
+    def fails(sample: dict[str, Any]) -> dict[str, Any]:
+        if sample["__key__"] == "000007":
+            raise ValueError("seven")
+        return sample
+
+    for policy in ("auto", "always"):
+        record = await kept.etl.register(fails, name="fails", cache=policy)
+        for _ in range(3):
+            with pytest.raises(SampleError, match="seven"):
+                await kept.get(record)
+
+
+async def test_copies_of_results_hold_bounded_memory(tmp_path: Path) -> None:
+    async with kept_in(tmp_path, small_result_bytes=300_000, workers=1, release_seconds=0.05) as kept:
+        record = await kept.register("auto")
+        reading = await kept.etl.cache.open(kept.etl.source("a.tar"))
+        streams = []
+        for seed in range(12):  # readers that pause after their first bytes
+            stream = kept.results.stream(await kept.result(record, seed=seed), reading)
+            await anext(stream)
+            streams.append(stream)
+        assert kept.results._held <= 8 * 300_000
+        for stream in streams:
+            await stream.aclose()
+        assert kept.results._held == 0
+        reading.aclose()
+
+
+def test_asked_remembers_what_it_can_and_never_more(tmp_path: Path) -> None:
+    asked, other = Asked(tmp_path / "asked"), Asked(tmp_path / "asked")
+    one, same_slot = "00000001" + "a" * 56, "00000001" + "b" * 56
+    assert not asked.add(one)
+    assert other.add(one)
+    assert not other.add(same_slot)  # pushes it out
+    assert not asked.add(one)
+    assert (tmp_path / "asked").stat().st_size == SLOTS * 8
+    asked.close()
+    other.close()
+
+
+async def test_a_reader_that_leaves_a_kept_result_does_not_stop_it(kept: Kept) -> None:
+    record = await kept.register("always")
+    reading = await kept.etl.cache.open(await kept.result(record))
+    reading.aclose()
+    await eventually(lambda: kept.seen() == 10)
+    assert await kept.get(record)
+    assert kept.seen() == 10
