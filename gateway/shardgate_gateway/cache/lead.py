@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from shardgate_gateway.cache.draft import Draft
     from shardgate_gateway.cache.fill import Fill
+    from shardgate_gateway.cache.layout import Identity
     from shardgate_gateway.cache.node import Node
     from shardgate_gateway.stores.base import ObjectMeta, ObjectStream
 
@@ -61,7 +62,7 @@ class Lead:
                 await self._begin()
             else:
                 await self._resume()
-            await self._publish(self._fill.content)
+            self._fill.identity = await self._node.run(self._publish, self._fill.content)
         finally:
             for piece in self._pieces:
                 piece.close()
@@ -202,17 +203,16 @@ class Lead:
         self._fill.announce(meta, self._record.opened_at)
         self._fill.move(size, complete=True)
 
-    async def _publish(self, content: bytes | None) -> None:
+    def _publish(self, content: bytes | None) -> Identity | None:
+        """Make it an entry, if it still may and can become one. In a thread; raises OSError."""
         meta = self._record.meta
         assert meta is not None
         try:
             if content is not None:
-                self._fill.identity = await self._node.run(self._draft.publish_content, meta, content)
-            else:
-                sums = self._sums(self._record.watermark)
-                self._fill.identity = await self._node.run(self._draft.publish, meta, sums)
+                return self._draft.publish_content(meta, content)
+            return self._draft.publish(meta, self._sums(self._record.watermark))
         finally:
-            await self._node.run(self._draft.leave)
+            self._draft.leave()
 
     def _sums(self, size: int) -> array[int]:
         sums = array("Q", bytes(8 * block_count(size)))

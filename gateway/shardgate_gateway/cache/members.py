@@ -12,6 +12,7 @@ index void. No index is better than one that points at the wrong bytes.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgpack
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 RECORD = 512
 MAX_EXTENSION = 1 << 20
 """Bytes of the largest PAX or long-name record that is believed."""
-BASE_256 = 0o200
-"""First byte of a number that is not written in octal digits, and not negative."""
+BASE_256, NEGATIVE = 0o200, 0o377
+"""First byte of a number that is not written in octal digits."""
+OTHER_NUMBERS = ((100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345))
+"""Mode, owner, group, time, device: not needed, but a header where they are nonsense is none."""
 MAX_DIGITS = 19
 REGULAR = b"0\0007"
 PAX, PAX_GLOBAL, GNU_NAME, GNU_LINK, SPARSE = b"x", b"g", b"L", b"K", b"S"
@@ -92,14 +95,18 @@ def _member(header: bytes, kind: bytes, at: int, length: int, extended: dict[str
 
 
 def _check(header: bytes) -> tuple[bytes, int]:
-    """The type and the size field of a header whose checksum holds."""
+    """The type and the size of a header whose checksum and number fields are in order."""
     stated = _number(header[148:156])
     total = sum(header) - sum(header[148:156]) + 256  # the field itself counts as eight spaces
     if stated != total:
         raise NotATar("a header's checksum does not match")
+    for first, last in OTHER_NUMBERS:
+        if header[first] != NEGATIVE:  # a time before 1970 is odd, and no reason to give up
+            _number(header[first:last])
     return header[156:157], _number(header[124:136])
 
 
+@lru_cache(4096)
 def _number(field: bytes) -> int:
     """An octal or base-256 field. A negative number is nothing that an archive may hold here."""
     if field[0] == BASE_256:

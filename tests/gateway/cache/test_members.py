@@ -53,7 +53,7 @@ def test_it_agrees_with_tarfile_on_every_archive_that_tarfile_writes(members, fo
     assert [m.name.rstrip("/") for m in found] == [m.name for m in expected]
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     st.lists(st.tuples(NAMES, KINDS, st.binary(max_size=600)), min_size=1, max_size=4),
     FORMATS,
