@@ -1,7 +1,8 @@
 """A gateway of one's own, for as long as a `with` block lasts: notebooks, tests and the demo.
 
 It is the same program as `shardgate serve`, in a process of its own, on a free port. It must not outlive us, however we
-end: it is asked to stop at the end of the block, and the kernel ends it when our process dies.
+end: it is asked to stop at the end of the block, and the kernel ends it when our process dies (to be exact, the thread
+that entered the block).
 """
 
 from __future__ import annotations

@@ -57,7 +57,8 @@ def test_the_demo_runs_and_writes_its_picture(tmp_path: Path) -> None:
     run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"}, check=False)
     assert run.returncode == 0, run.stderr
     assert "ETL imagenet-train successfully initialized\n" in run.stdout
-    rows = [line.split() for line in run.stdout.splitlines() if line.split()[:1] in (["loader"], ["gateway"])]
+    lines = [line.split() for line in run.stdout.splitlines()]
+    rows = [words for words in lines if len(words) > 4 and words[1].isdigit()]
     assert [(row[0], row[1], row[2]) for row in rows] == [
         ("loader", "1", "40"),
         ("gateway", "1", "40"),
