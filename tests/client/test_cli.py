@@ -167,7 +167,7 @@ def test_failures_are_one_message_and_an_exit_code(
 
 
 def test_serve_hands_all_its_flags_to_the_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("shardgate_gateway")
+    pytest.importorskip("aiohttp")
     handed: list[list[str]] = []
     monkeypatch.setattr(os, "execv", lambda program, words: handed.append(words))
     monkeypatch.setattr(sys, "argv", ["shardgate", "serve", "--port", "0", "--bucket", "gcp://b=./data", "--help"])
