@@ -26,14 +26,18 @@ def test_the_python_example_prints_what_the_readme_says(tmp_path: Path) -> None:
     (example,) = blocks("python")
     script = tmp_path / "example.py"
     script.write_text(example)
-    ran = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    ran = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+    )
     assert ran.returncode == 0, ran.stderr
     said = next(block for block in blocks("") if block.startswith("Initializing ETL..."))
     assert ran.stdout.splitlines()[:2] == said.splitlines()[:2]
     assert re.fullmatch(r"\(224, 224\) \d+", ran.stdout.splitlines()[2])
 
 
-@pytest.mark.parametrize("page", [path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))], ids=str)
+@pytest.mark.parametrize(
+    "page", [path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"))], ids=str
+)
 def test_links_lead_to_files_that_exist(page: Path) -> None:
     text = (ROOT / page).read_text()
     missing = [
