@@ -1,4 +1,4 @@
-"""The user's own document, run word for word: its code blocks, with the imports and the address changed and nothing else."""
+"""The user's own document, run word for word: its code blocks, with only the imports and the address changed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def seeds() -> Path:
 
 
 def code_blocks(endpoint: str) -> list[str]:
-    """The document's Python blocks in an order that runs: it shows the call of WDTransform before the function it takes."""
+    """The document's Python blocks in an order that runs: it shows a call before the function that it takes."""
     blocks = re.findall(r"```python\n(.*?)```", seeds().read_text(), re.DOTALL)
     for old, new in IMPORTS.items():
         blocks = [block.replace(old, new) for block in blocks]
@@ -50,7 +50,7 @@ def code_blocks(endpoint: str) -> list[str]:
 
 @pytest.fixture
 def namespace(embedded_imagenet: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Runs every block of the document in one namespace, as a notebook would, and hands it over with what was printed."""
+    """Runs every block in one namespace, as a notebook would; `printed` holds what was printed."""
     monkeypatch.setenv("MPLBACKEND", "Agg")
     monkeypatch.setattr("sys.argv", ["notebook"])
     names: dict[str, Any] = {"__name__": "__main__"}
