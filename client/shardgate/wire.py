@@ -34,7 +34,7 @@ DEFAULT_ENDPOINT = f"http://127.0.0.1:{DEFAULT_PORT}"
 REQUEST_ID_HEADER = "X-Request-Id"
 TRANSFORM_HEADER = "X-Shardgate-Transform"
 CACHE_HEADER = "X-Shardgate-Cache"
-"""How a GET was answered: `hit`, `miss` (this request started the fetch), `filling` (another did), `bypass`, `computed`."""
+"""How a GET was answered: `hit`, `miss` (it started the fetch), `filling` (another did), `bypass`, `computed`."""
 
 TRANSFORM_PARAMETERS = ("transform_id", "etl_name", "uuid")
 """Query parameters that name a transform; the first is ours, the others are accepted as synonyms."""
@@ -58,7 +58,7 @@ class Manifest:
         kind: `sample`: the function maps a sample dict to a dict, a list of dicts or None; `bytes`: bytes to bytes,
             called with the whole object (not a tar member).
         decoder: webdataset decoder spec for samples ("pil", "rgb", "torchrgb", ...) or "" for undecoded bytes.
-        on_error: What a failing sample does: end the shard with an error, leave the sample out, or leave it out and log it.
+        on_error: What a failing sample does: end the shard with an error, be left out, or be left out and logged.
         sample_timeout: Seconds a single sample may take; 0 is no limit.
         python: "major.minor" that pickled the function; the worker must run the same.
         requirements: Pinned distributions that the function imports, like "torch==2.6.0", sorted.
@@ -154,8 +154,8 @@ class Job:
         seed, epoch: Part of the randomness of every sample.
         args: The request's `args`, as the function gets them.
         sample, input: Continue with this sample, whose first tar block is at this byte of the shard.
-        output: Bytes of the whole output that come before `sample`'s (the checkpoint's place in the response); the padding at
-            the end of a tar depends on it.
+        output: Bytes of the whole output that come before those of `sample` (the checkpoint's place in the response);
+            the padding at the end of a tar depends on it.
         skip: Drop this many bytes of output first; they were sent already.
         poison: Samples that are not to be run again, index to reason; the error policy treats them.
         careful: Report every sample by itself, so that a dying worker leaves no doubt about the sample.
