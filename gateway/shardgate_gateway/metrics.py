@@ -37,6 +37,9 @@ ABORTED = Counter(
 )
 LEFT = Counter("shardgate_http_left", "Readers that left before the end of their body.")
 RUNNING = Gauge("shardgate_http_running", "Requests being answered now.", multiprocess_mode="livesum")
+ETL_JOBS = Counter("shardgate_etl_jobs", "Shards, or parts of them, that a worker had, by how that ended.", ["outcome"])
+ETL_SAMPLES = Counter("shardgate_etl_samples", "Samples that workers made.")
+ETL_WAITING = Gauge("shardgate_etl_waiting", "Requests that wait for a worker now.", multiprocess_mode="livesum")
 REFUSED = Counter("shardgate_http_refused", "Connections answered 503 because no file descriptor was free.")
 SECONDS = Histogram(
     "shardgate_http_seconds",

@@ -130,7 +130,7 @@ class Relay:
         with contextlib.closing(connection):
             if progress.explain(connection.hello.death):
                 attempt.outcome = "released"
-            while attempt.outcome == "abandoned":
+            while attempt.running:
                 received = await connection.receive()
                 if isinstance(received, wire.Stats):
                     attempt.end("completed", received)
@@ -145,7 +145,8 @@ class Relay:
                         finally:
                             timer.cancel()
                     progress.advance(count, received.checkpoint)
-                    await connection.consumed(count)
+                    if attempt.running:
+                        await connection.consumed(count)
 
     async def _try_again(
         self, request: TransformRequest, progress: Progress, error: GatewayError, *, begun: bool
@@ -193,6 +194,10 @@ class _Attempt:
     first_byte: int
     outcome: Outcome = "abandoned"
     reported: wire.Stats | None = None
+
+    @property
+    def running(self) -> bool:
+        return self.outcome == "abandoned"
 
     def end(self, outcome: Outcome, stats: wire.Stats) -> None:
         self.outcome, self.reported = outcome, stats

@@ -108,6 +108,10 @@ class Runner(ABC):
         """Stop a transform's runtime, if it runs. Jobs that somebody still reads are lost, and start it again."""
 
     @abstractmethod
+    async def remove(self, id: str) -> None:  # noqa: A002
+        """Stop a transform's runtime and delete all that is kept for it, its logs too."""
+
+    @abstractmethod
     async def logs(self, id: str, *, tail: int) -> str:  # noqa: A002
         """The last `tail` lines that the runtime and its workers wrote."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from sqlalchemy import update
 
 from shardgate import wire
+from shardgate_gateway import metrics
 from shardgate_gateway.errors import LocalStorageError
 from shardgate_gateway.state.tables import StatsRow, TransformRow
 
@@ -70,6 +71,8 @@ class StatsBook:
 
     def add(self, transform_id: str, work: wire.Stats, outcome: Outcome) -> None:
         self._pending.setdefault(transform_id, TransformStats()).add(work, outcome)
+        metrics.ETL_JOBS.labels(outcome).inc()
+        metrics.ETL_SAMPLES.inc(work.samples_out)
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.create_task(self._flush_soon())
 

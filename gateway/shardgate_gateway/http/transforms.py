@@ -50,7 +50,7 @@ async def start(service: Service, _call: Call, name: str) -> web.StreamResponse:
 async def delete(service: Service, _call: Call, name: str) -> web.StreamResponse:
     record = await service.registry.resolve(name)
     await service.registry.delete(record.id)
-    await service.runner.stop(record.id)
+    await service.runner.remove(record.id)
     return web.Response(status=HTTPStatus.NO_CONTENT)
 
 

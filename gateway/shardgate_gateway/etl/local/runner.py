@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shardgate_gateway import metrics
 from shardgate_gateway.errors import Busy, WorkerLost
 from shardgate_gateway.etl.connection import StreamConnection
 from shardgate_gateway.etl.local import limits
@@ -77,10 +78,12 @@ class LocalRunner(Runner):
         if input is not None:
             job = replace(job, url="", token="", input_offset=input.offset, input_size=input.length)
         runtime.waiting += 1
+        metrics.ETL_WAITING.inc()
         try:
             return await self._hand_over(record, runtime, job, input.fd if input is not None else None)
         finally:
             runtime.waiting -= 1
+            metrics.ETL_WAITING.dec()
 
     async def status(self, id: str) -> RunnerStatus:  # noqa: A002
         folder = RunDir(self._state_dir / "run" / id)
@@ -96,6 +99,10 @@ class LocalRunner(Runner):
 
     async def stop(self, id: str) -> None:  # noqa: A002
         await self._runtime(id).stop()
+
+    async def remove(self, id: str) -> None:  # noqa: A002
+        await self._runtime(id).remove()
+        del self._runtimes[id]
 
     async def logs(self, id: str, *, tail: int) -> str:  # noqa: A002
         return await asyncio.to_thread(self._log_file(id).tail, tail)

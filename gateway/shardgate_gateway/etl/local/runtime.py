@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -107,6 +108,12 @@ class LocalRuntime:
             await self._stop_foreign()
             self.folder.write_status("stopped", "stopped on request")
             self.folder.remove_package()
+
+    async def remove(self) -> None:
+        """End the runtime and delete its folder and its log."""
+        await self.stop()
+        self.log_file.remove()
+        await asyncio.to_thread(shutil.rmtree, self.folder.path, ignore_errors=True)
 
     async def aclose(self) -> None:
         """End the runtime if this process started it."""

@@ -130,6 +130,18 @@ async def test_stop_ends_all_processes_and_the_next_get_starts_them_again(etl: E
     assert await etl.read(record, "a.tar") == whole
 
 
+async def test_a_removed_transform_leaves_nothing_behind(etl: Etl) -> None:
+    etl.put("a.tar", shard(3))
+    record = await etl.register(unchanged, name="unchanged")
+    await etl.read(record, "a.tar")
+    pid = etl.runtime_pid(record)
+    await etl.runner.remove(record.id)
+    assert not pid_exists(pid)
+    assert not list((etl.folder / "state" / "run").iterdir())
+    assert not list((etl.folder / "state" / "logs").iterdir())
+    await etl.runner.remove(record.id)  # nothing to do is fine
+
+
 async def test_a_stopped_gateway_leaves_no_process(tmp_path: Path) -> None:
     async with etl_in(tmp_path) as etl:
         etl.put("a.tar", shard(3))

@@ -1,0 +1,250 @@
+"""The relay's decisions, with workers that follow a script: what real ones do only by bad luck."""
+
+# ruff: noqa: A002, ASYNC110 - the interface's names; scripts set no events
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from etl import collect
+
+from shardgate import wire
+from shardgate_gateway.errors import Busy, SampleError, UpstreamUnavailable, WorkerLost
+from shardgate_gateway.etl import relay as relay_module
+from shardgate_gateway.etl.options import TransformOptions
+from shardgate_gateway.etl.registry import TransformRecord
+from shardgate_gateway.etl.relay import Relay, TransformRequest
+from shardgate_gateway.etl.runner import Chunk, Runner, WorkerConnection
+from shardgate_gateway.settings import EtlSettings
+
+if TYPE_CHECKING:
+    from shardgate_gateway.etl.registry import Registry
+
+Step = bytes | wire.Failure | Exception | str
+"""A sample's bytes, FAIL, a loss, or "end"."""
+
+
+@dataclass
+class Scripted(WorkerConnection):
+    job: wire.Job
+    steps: list[Step]
+    hello: wire.Hello = field(default_factory=wire.Hello)
+    closed: bool = False
+
+    async def receive(self) -> Any:
+        step = self.steps.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        if isinstance(step, bytes):
+            sample = self.job.sample + 1
+            self.job = wire.Job("", "", "", "", "", sample=sample)
+            return Chunk(memoryview(step), wire.Checkpoint(sample, sample * 512, whole=True))
+        return wire.Stats(samples_in=7) if step == "end" else step
+
+    async def consumed(self, count: int) -> None:
+        assert not self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class ScriptedRunner(Runner):
+    """Each connect takes the next script; a script that is an exception is raised."""
+
+    def __init__(self, *scripts: list[Step] | Exception, deaths: dict[int, dict[str, Any]] | None = None) -> None:
+        self.scripts = list(scripts)
+        self.deaths = deaths or {}
+        self.connections: list[Scripted] = []
+        self.jobs: list[wire.Job] = []
+
+    async def connect(self, record: Any, job: wire.Job, input: Any) -> WorkerConnection:
+        script = self.scripts.pop(0)
+        self.jobs.append(job)
+        if isinstance(script, Exception):
+            raise script
+        hello = wire.Hello(death=self.deaths.get(len(self.jobs) - 1))
+        self.connections.append(Scripted(job, script, hello))
+        return self.connections[-1]
+
+    def check(self, manifest: wire.Manifest) -> None: ...
+    async def ensure(self, record: TransformRecord) -> None: ...
+    async def status(self, id: str) -> Any: ...
+    async def stop(self, id: str) -> None: ...
+    async def remove(self, id: str) -> None: ...
+    async def logs(self, id: str, *, tail: int) -> str:
+        return ""
+
+    async def aclose(self) -> None: ...
+
+
+class Outcomes:
+    """Stands for the registry."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.work = wire.Stats()
+
+    async def add_stats(self, _id: str, stats: wire.Stats, outcome: str) -> None:
+        self.counts[outcome] += 1
+        self.work.add(stats)
+
+
+RECORD = TransformRecord("t-0", "t", "", wire.Manifest("t"), TransformOptions(), 0, datetime.now(UTC))
+
+
+class Reading:
+    """Stands for a reading of the raw object, which is in no local file."""
+
+    meta = SimpleNamespace(etag="e")
+    content = None
+
+    async def verified_file(self) -> None:
+        return None
+
+
+def request() -> TransformRequest:
+    source = SimpleNamespace(label="gcp://shards/a b.tar")
+    return TransformRequest(record=RECORD, source=cast("Any", source), reading=cast("Any", Reading()), request_id="r")
+
+
+def relay(runner: Runner, **settings: Any) -> tuple[Relay, Outcomes]:
+    outcomes = Outcomes()
+    registry = cast("Registry", outcomes)
+    return Relay(runner, registry, EtlSettings(**settings), endpoint="http://gateway:1", token="secret"), outcomes
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relay_module, "BACKOFF_SECONDS", 0.0)
+
+
+LOST = WorkerLost("gone")
+
+
+async def test_workers_that_are_lost_without_progress_end_the_stream_after_the_last_attempt() -> None:
+    runner = ScriptedRunner([b"one", LOST], [LOST], LOST, [LOST], ["end"])
+    stream, outcomes = relay(runner, attempts=4)
+    with pytest.raises(
+        WorkerLost, match="4 workers of t-0 were lost one after the other at sample 1; the last one: gone"
+    ):
+        await collect(stream, request())
+    assert outcomes.counts == {"lost": 3, "failed": 1}
+
+
+async def test_progress_makes_a_stream_outlive_any_number_of_losses() -> None:
+    runner = ScriptedRunner(*[[b"%d " % n, LOST] for n in range(50)], ["end"])
+    stream, outcomes = relay(runner, attempts=2)
+    assert await collect(stream, request()) == b"".join(b"%d " % n for n in range(50))
+    assert outcomes.counts == {"lost": 50, "completed": 1}
+    assert [job.sample for job in runner.jobs] == list(range(51))
+    assert len({job.request_id for job in runner.jobs}) == 1
+
+
+async def test_two_streams_never_share_a_job_id() -> None:
+    runner = ScriptedRunner(["end"], ["end"])
+    stream, _ = relay(runner)
+    await collect(stream, request())
+    await collect(stream, request())
+    first, second = runner.jobs
+    assert first.request_id != second.request_id
+
+
+async def test_new_poison_is_told_to_the_next_worker_at_once() -> None:
+    death = {"sample": 1, "key": "k", "reason": "killed by SIGSEGV", "deterministic": True}
+    runner = ScriptedRunner([b"one", LOST], [b"never read"], [b"two", "end"], deaths={1: death})
+    stream, outcomes = relay(runner)
+    assert await collect(stream, request()) == b"onetwo"
+    assert [job.poison for job in runner.jobs] == [{}, {}, {1: "killed by SIGSEGV"}]
+    assert all(connection.closed for connection in runner.connections)
+    assert outcomes.counts == {"lost": 1, "released": 1, "completed": 1}
+
+
+async def test_the_worker_is_told_where_to_read_and_what_to_show() -> None:
+    runner = ScriptedRunner(["end"])
+    stream, _ = relay(runner)
+    await collect(stream, request())
+    (job,) = runner.jobs
+    assert job.url == "http://gateway:1/v1/objects/shards/a%20b.tar?provider=gcp"
+    assert (job.token, job.bucket, job.key, job.etag) == ("secret", "gcp://shards", "a b.tar", "e")
+
+
+async def test_a_shard_that_could_not_be_read_is_tried_again_and_then_told() -> None:
+    unavailable = wire.Failure("input_unavailable", "connection reset")
+    stream, _ = relay(ScriptedRunner([unavailable], [b"all", "end"]))
+    assert await collect(stream, request()) == b"all"
+    stream, _ = relay(ScriptedRunner(*[[unavailable] for _ in range(4)]), attempts=4)
+    with pytest.raises(UpstreamUnavailable, match=r"gcp://shards/a b\.tar: connection reset"):
+        await collect(stream, request())
+
+
+async def test_a_failed_sample_is_not_tried_again() -> None:
+    runner = ScriptedRunner([wire.Failure("sample_failed", "no", sample=3, key="k", stats={"samples_in": 4})])
+    stream, outcomes = relay(runner)
+    with pytest.raises(SampleError) as raised:
+        await collect(stream, request())
+    assert (raised.value.sample, raised.value.key) == (3, "k")
+    assert outcomes.counts == {"failed": 1}
+    assert outcomes.work.samples_in == 4
+
+
+async def test_a_full_queue_refuses_new_streams_but_never_one_that_has_begun() -> None:
+    busy = Busy("full", retry_after=0.001)
+    stream, _ = relay(ScriptedRunner(busy))
+    with pytest.raises(Busy):
+        await collect(stream, request())
+    stream, _ = relay(ScriptedRunner([b"one", LOST], busy, busy, busy, busy, busy, [b"two", "end"]), attempts=2)
+    assert await collect(stream, request()) == b"onetwo"
+
+
+async def test_a_reader_that_leaves_closes_the_connection_and_its_work_is_counted() -> None:
+    runner = ScriptedRunner([b"one", b"two", b"three", "end"])
+    stream, outcomes = relay(runner)
+    async with aclosing(stream.stream(request())) as chunks:
+        await anext(chunks)
+        await anext(chunks)
+    assert runner.connections[0].closed
+    assert outcomes.counts == {"abandoned": 1}
+    assert (outcomes.work.samples_in, outcomes.work.bytes_out) == (1, 3)
+
+
+async def test_a_reader_that_is_cancelled_while_it_waits_closes_the_connection() -> None:
+    class Silent(Scripted):
+        async def receive(self) -> Any:
+            await asyncio.sleep(1000)
+
+    class SilentRunner(ScriptedRunner):
+        async def connect(self, record: Any, job: wire.Job, input: Any) -> WorkerConnection:
+            self.connections.append(Silent(job, []))
+            return self.connections[-1]
+
+    runner = SilentRunner()
+    stream, _ = relay(runner)
+    reader = asyncio.create_task(collect(stream, request()))
+    while not runner.connections:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    reader.cancel()
+    await asyncio.gather(reader, return_exceptions=True)
+    assert runner.connections[0].closed
+
+
+async def test_a_reader_that_pauses_gives_its_worker_back_and_goes_on_behind_its_chunk() -> None:
+    runner = ScriptedRunner([b"one", b"not to be read"], [b"two", "end"])
+    stream, outcomes = relay(runner, release_seconds=0.001)
+    got = b""
+    async with aclosing(stream.stream(request())) as chunks:
+        async for chunk in chunks:
+            while not got and not runner.connections[0].closed:
+                await asyncio.sleep(0.001)
+            got += chunk
+    assert got == b"onetwo"
+    assert runner.jobs[1].sample == 1
+    assert not runner.jobs[1].careful
+    assert outcomes.counts == {"released": 1, "completed": 1}
