@@ -73,7 +73,8 @@ class Connection:
             if fds:
                 data = b"".join((head, *parts))
                 sent = socket.send_fds(self._socket, [data], list(fds))
-                self._socket.sendall(data[sent:])
+                if sent < len(data):
+                    self._socket.sendall(data[sent:])
             elif sum(len(part) for part in parts) < RECEIVE_BYTES:
                 self._socket.sendall(b"".join((head, *parts)))
             else:

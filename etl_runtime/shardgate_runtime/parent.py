@@ -186,13 +186,15 @@ class Parent:
         if state is State.STARTING:
             told = os.waitstatus_to_exitcode(status) == SETUP_FAILED
             self._setup_failed(child, slot.note() if told else f"a worker died in setup: {reason}")
+        else:
+            self._setup_failures = 0  # it had been set up, even if it died before that was noticed
 
     def _setup_failed(self, child: Child, message: str) -> None:
         self._setup_failures += 1
         if not self._ready or self._setup_failures >= MAX_SETUP_FAILURES:
             raise StartupError(message, "setup() or the class itself fails; the worker's log may say more")
         log.error("worker %d could not be set up: %s", child.number, message)
-        child.not_before = time.monotonic() + BACKOFF_SECONDS * 2**self._setup_failures
+        child.not_before = time.monotonic() + BACKOFF_SECONDS * 2 ** (self._setup_failures - 1)
 
     def _notice_ready(self) -> None:
         if any(slot.state()[1] in {State.IDLE, State.BUSY} for slot in self._scoreboard.slots):

@@ -30,7 +30,7 @@ def test_a_file_gives_the_same_bytes_in_any_portions(steps: list[tuple[bool, int
             assert source.read(count) == body[at : at + count]
             assert source.position == min(at + count, len(body))
     source.close()
-    with pytest.raises(OSError):
+    with pytest.raises(OSError, match="Bad file"):
         os.fstat(fd)
 
 
@@ -45,7 +45,7 @@ def test_a_file_shorter_than_the_job_says_is_unavailable_and_not_the_end() -> No
 
 
 class Origin(BaseHTTPRequestHandler):
-    """Serves BODY; the server's `faults` say, request by request, after how many bytes to cut, or which status to answer."""
+    """Serves BODY; `server.faults` say, request by request, after how many bytes to cut, or which status to answer."""
 
     protocol_version = "HTTP/1.1"
 

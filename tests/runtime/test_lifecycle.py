@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from runtime_process import package_of, package_of_bytes, start_runtime, tar_of
+from runtime_process import WITHOUT_TORCH, package_of, package_of_bytes, start_runtime, tar_of
 
 from shardgate import wire
 
@@ -188,7 +188,14 @@ def test_a_job_for_another_transform_or_without_input_is_refused_after_hello(kep
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\1", b"\7\0\0\0\0", b"\1\xff\xff\xff\xff", wire.pack_frame(wire.FrameType.JOB, b"rubbish"), b"GET / HTTP/1.1\r\n\r\n"],
+    [
+        b"",
+        b"\1",
+        b"\7\0\0\0\0",
+        b"\1\xff\xff\xff\xff",
+        wire.pack_frame(wire.FrameType.JOB, b"rubbish"),
+        b"GET / HTTP/1.1\r\n\r\n",
+    ],
 )
 def test_whoever_does_not_speak_the_protocol_is_dropped(kept: Runtime, data: bytes) -> None:
     runtime = kept
@@ -229,7 +236,9 @@ def test_dead_workers_are_replaced(start: Callable[..., Runtime]) -> None:
     assert runtime.run(SHARD).stats.samples_out == 20
 
 
-def test_a_worker_killed_from_outside_is_reported_as_uncertain_and_its_shard_continues(start: Callable[..., Runtime]) -> None:
+def test_a_worker_killed_from_outside_is_reported_as_uncertain_and_its_shard_continues(
+    start: Callable[..., Runtime],
+) -> None:
     runtime = start(wait)
     (pid,) = runtime.workers()
     with runtime.start(SHARD, args="0.1", careful=True) as conversation:
@@ -264,12 +273,23 @@ def test_setup_that_fails_later_is_tried_again_with_pauses_and_then_given_up(
 def test_a_runtime_dies_with_its_parent_unless_told_to_stay(tmp_path: Path, stay: bool) -> None:
     transform_id, package = package_of(keep)
     (tmp_path / "package").write_bytes(package)
-    command = [sys.executable, "-m", "shardgate_runtime", "--package", f"{tmp_path}/package", "--transform-id", transform_id]
-    command += ["--listen", f"unix:{tmp_path}/socket", "--run-dir", str(tmp_path), "--workers", "1"] + ["--stay"] * stay
+    command = [
+        sys.executable,
+        "-m",
+        "shardgate_runtime",
+        "--package",
+        f"{tmp_path}/package",
+        "--transform-id",
+        transform_id,
+    ]
+    command += ["--listen", f"unix:{tmp_path}/socket", "--run-dir", str(tmp_path)]
+    command += ["--workers", "1"] + ["--stay"] * stay
     starter = f"import subprocess, time; print(subprocess.Popen({command!r}).pid, flush=True); time.sleep(100)"
-    parent = subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE)
+    parent = subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, env=os.environ | WITHOUT_TORCH)
     pid = int(parent.stdout.readline())
-    assert eventually(lambda: (tmp_path / "status.json").exists() and "ready" in (tmp_path / "status.json").read_text(), 60)
+    assert eventually(
+        lambda: (tmp_path / "status.json").exists() and "ready" in (tmp_path / "status.json").read_text(), 60
+    )
     workers = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     parent.kill()
     parent.wait()

@@ -4,6 +4,7 @@ import mmap
 import os
 import socket
 import threading
+from typing import Self
 
 import msgpack
 import numpy as np
@@ -46,7 +47,7 @@ class Pair:
             self.gateway.hello = wire.Hello(ring_size=RING_BYTES)
             self.gateway.ring = mmap.mmap(self.ring.fd, RING_BYTES, prot=mmap.PROT_READ)
 
-    def __enter__(self) -> Pair:
+    def __enter__(self) -> Self:
         self.thread = threading.Thread(target=self.gateway.drain)
         self.thread.start()
         return self
@@ -62,7 +63,9 @@ class Pair:
 
 @given(samples_strategy, st.booleans(), st.integers(0, 20_000), st.booleans())
 @settings(deadline=None, max_examples=150)
-def test_every_byte_arrives_once_and_every_checkpoint_is_true(samples: list, ring: bool, skip: int, careful: bool) -> None:
+def test_every_byte_arrives_once_and_every_checkpoint_is_true(
+    samples: list, ring: bool, skip: int, careful: bool
+) -> None:
     expected = [b"".join(map(as_bytes, pieces)) for pieces in samples]
     whole = b"".join(expected)
     with Pair(ring=ring) as pair:
@@ -134,15 +137,19 @@ def test_memory_that_the_reader_has_not_consumed_is_never_overwritten() -> None:
     ring.close()
 
 
+def write_forever(output: Output) -> None:
+    while True:
+        output.write([bytes(RING_BYTES)])
+        output.end_sample(wire.Checkpoint())
+
+
 @pytest.mark.parametrize("ring", [True, False])
 def test_a_reader_that_leaves_ends_the_wait_for_room(ring: bool) -> None:
     pair = Pair(ring=ring)
     output = Output(pair.outlet, wire.Checkpoint(), skip=0, careful=False)
     threading.Timer(0.1, pair.gateway.close).start()
     with pytest.raises(ReaderLeft):
-        while True:
-            output.write([bytes(RING_BYTES)])
-            output.end_sample(wire.Checkpoint())
+        write_forever(output)
     pair.connection.close()
     if pair.ring:
         pair.ring.close()
@@ -157,7 +164,9 @@ def test_the_ring_cannot_be_made_shorter_under_the_gateways_feet() -> None:
 
 @pytest.mark.parametrize("torch", [True, False])
 @pytest.mark.parametrize("dtype", ["f4", "f8", "f2", "u1", "i1", "i2", "u2", "i4", "u4", "i8", "u8", "?", "c8", ">f4"])
-def test_arrays_are_copied_in_order_with_and_without_torch(torch: bool, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arrays_are_copied_in_order_with_and_without_torch(
+    torch: bool, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import sys
 
     import torch as _  # noqa: F401

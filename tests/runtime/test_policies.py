@@ -12,10 +12,9 @@ if TYPE_CHECKING:
 
 BAD = 2
 COUNT = 5
-MEMORY = 256 << 20
 
 
-def misbehave(sample: dict[str, Any]) -> Any:
+def misbehave(sample: dict[str, Any]) -> Any:  # noqa: C901, PLR0912 - a list of misdeeds
     """Do what the sample says."""
     import ctypes
     import os
@@ -42,12 +41,8 @@ def misbehave(sample: dict[str, Any]) -> Any:
     if what == "swallow":
         try:
             time.sleep(60)
-        except Exception:
+        except Exception:  # noqa: BLE001
             return sample
-    if what == "allocate":
-        hoard = []
-        while True:
-            hoard.append(bytearray(16 << 20))
     if what == "segfault":
         ctypes.string_at(0)
     if what == "exit":
@@ -66,8 +61,7 @@ POLICIES = ["fail", "skip", "warn"]
 
 @pytest.fixture(scope="module", params=POLICIES)
 def runtime(request: pytest.FixtureRequest, start_shared: Callable[..., Runtime]) -> Runtime:
-    options = {"memory_bytes": MEMORY}
-    return start_shared(misbehave, on_error=request.param, sample_timeout=0.5, options=options, name=request.param)
+    return start_shared(misbehave, on_error=request.param, sample_timeout=0.5, name=request.param)
 
 
 def policy(runtime: Runtime) -> str:
@@ -93,7 +87,6 @@ def names(conversation: Conversation) -> list[str]:
         ("badvalue", "the value of 'npy' (list) can't be encoded"),
         ("sleep", "sample timeout after 0.5 s"),
         ("swallow", "sample timeout after 0.5 s"),
-        ("allocate", "MemoryError"),
     ],
 )
 @pytest.mark.parametrize("ring", [True, False])
@@ -123,7 +116,7 @@ def test_the_users_traceback_shows_only_user_code(runtime: Runtime) -> None:
     failure = runtime.run(shard("raise")).failure
     trace = {"fail": failure.traceback if failure else "", "warn": runtime.log, "skip": ""}[policy(runtime)]
     assert ('raise RuntimeError("this sample is no good")' in trace) is (policy(runtime) != "skip")
-    assert "shardgate_runtime/" not in trace
+    assert "shardgate_runtime/job.py" not in trace
 
 
 def test_none_leaves_a_sample_out_under_every_policy(runtime: Runtime) -> None:
@@ -180,10 +173,3 @@ def test_a_truncated_shard_fails_under_every_policy(runtime: Runtime) -> None:
     conversation = runtime.run(shard("work")[:2100])
     assert conversation.failure.code == "input_invalid"
     assert "truncated" in conversation.failure.message or "ends inside" in conversation.failure.message
-
-
-def test_a_worker_that_ran_out_of_memory_is_replaced_after_its_job(runtime: Runtime) -> None:
-    (before,) = runtime.workers()
-    runtime.run(shard("allocate"))
-    assert runtime.run(shard("work"), request_id="next").stats.samples_out == COUNT
-    assert runtime.workers() != [before]

@@ -24,7 +24,7 @@ def scramble(sample: dict[str, Any], args: str) -> Any:
     kind = random.choice(["none", "small", "list", "big", "huge"])
     if kind == "none":
         return None
-    noise = np.random.rand(5)
+    noise = np.random.rand(5)  # noqa: NPY002 - user code has it
     if kind == "small":
         return {"txt": f"{random.random()} {args}", "npy": noise}
     if kind == "list":
@@ -33,7 +33,9 @@ def scramble(sample: dict[str, Any], args: str) -> Any:
     return {"npy": torch.rand(3, size, size).permute(1, 2, 0).numpy(), "cls": random.randrange(10), **sample}
 
 
-SHARD = tar_of([(f"d/{i:03d}.{ext}", random.Random(i).randbytes(i * 40)) for i in range(40) for ext in ("bin", "x.raw")])
+SHARD = tar_of(
+    [(f"d/{i:03d}.{ext}", random.Random(i).randbytes(i * 40)) for i in range(40) for ext in ("bin", "x.raw")]
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -30,6 +31,12 @@ def ours(*samples: dict) -> bytes:
 
 
 keys = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=200)
+dtypes = st.one_of(
+    npst.integer_dtypes(endianness="?"),
+    npst.floating_dtypes(),
+    npst.boolean_dtypes(),
+    npst.complex_number_dtypes(),
+)
 values = st.one_of(
     st.tuples(st.sampled_from(["txt", "x.text", "html"]), st.text(max_size=50)),
     st.tuples(st.sampled_from(["cls", "index", "id", "a.count"]), st.integers()),
@@ -39,7 +46,7 @@ values = st.one_of(
     st.tuples(
         st.sampled_from(["npy", "a.npy", "NPY"]),
         npst.arrays(
-            st.one_of(npst.integer_dtypes(endianness="?"), npst.floating_dtypes(), npst.boolean_dtypes(), npst.complex_number_dtypes()),
+            dtypes,
             npst.array_shapes(min_dims=0, min_side=0, max_side=5),
         ),
     ),
@@ -104,6 +111,5 @@ def test_a_value_that_webdataset_cannot_encode_is_named(sample: dict, part: str 
     if part is None:
         assert ours({"__key__": "k", **sample}) == theirs({"__key__": "k", **sample})
         return
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match=re.escape(part)):
         ours({"__key__": "k", **sample})
-    assert part in str(caught.value)

@@ -12,10 +12,10 @@ import subprocess
 import sys
 import tarfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import cloudpickle
 import msgpack
@@ -73,7 +73,8 @@ class Conversation:
     """The gateway's end of one connection.
 
     Attributes:
-        output: What came, in order, if `keep`. checkpoints: for each frame, the bytes up to its end, and its checkpoint.
+        output: What came, in order, if `keep`.
+        checkpoints: For each frame, the bytes up to its end, and its checkpoint.
         total: Bytes that came.
         lost: The worker closed the connection without END or FAIL.
     """
@@ -90,7 +91,7 @@ class Conversation:
     ring: mmap.mmap | None = None
     fds: list[int] = field(default_factory=list)
 
-    def __enter__(self) -> Conversation:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -156,11 +157,9 @@ class Conversation:
             self.ack()
 
     def ack(self) -> None:
-        """Say that everything that came is consumed."""
-        try:
+        """Say that everything that came is consumed. What a dead worker had sent can still be read."""
+        with suppress(BrokenPipeError, ConnectionResetError):
             self.sock.sendall(wire.pack_frame(wire.FrameType.ACK, wire.ACK.pack(self.total)))
-        except (BrokenPipeError, ConnectionResetError):
-            self.lost = True
 
     def _exactly(self, count: int) -> bytes | None:
         data = b""
@@ -235,7 +234,8 @@ class Runtime:
         fd = os.open(path, os.O_RDONLY)
         try:
             sent = socket.send_fds(conversation.sock, [frame], [fd])
-            conversation.sock.sendall(frame[sent:])
+            if sent < len(frame):
+                conversation.sock.sendall(frame[sent:])
         finally:
             os.close(fd)
         return conversation

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import os
+import threading
+
+from shardgate_runtime.parent import describe_death
+from shardgate_runtime.scoreboard import DEATHS, Death, Scoreboard, State
+
+DEATH = Death(3, "a/ä", "killed by SIGSEGV", deterministic=True)
+
+
+def test_a_child_process_sees_and_is_seen() -> None:
+    board = Scoreboard(2)
+    pid = os.fork()
+    if not pid:
+        board.slots[1].begin_request("r1")
+        board.slots[1].begin_sample(7, "x" * 1000)
+        board.slots[1].write_note("why")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert board.slots[1].state()[:2] == (pid, State.BUSY)
+    assert board.slots[1].request() == "r1"
+    index, began, key = board.slots[1].sample()
+    assert (index, key) == (7, "x" * 255)
+    assert began > 0
+    assert board.slots[1].note() == "why"
+    assert board.slots[0].state()[1] is State.EMPTY
+
+
+def test_a_death_is_told_once_and_only_to_its_request() -> None:
+    board = Scoreboard(1)
+    board.record_death("r1", DEATH)
+    assert board.take_death("r2", board.slots[0]) is None
+    assert board.take_death("r1", board.slots[0]) == DEATH
+    assert board.take_death("r1", board.slots[0]) is None
+
+
+def test_old_deaths_are_forgotten() -> None:
+    board = Scoreboard(1)
+    for number in range(DEATHS + 1):
+        board.record_death(f"r{number}", DEATH)
+    assert board.take_death("r0", board.slots[0]) is None
+    assert board.take_death("r1", board.slots[0]) == DEATH
+
+
+def test_a_death_that_is_about_to_be_recorded_is_waited_for() -> None:
+    board = Scoreboard(2)
+    board.slots[0].begin_request("r1")
+    threading.Timer(0.05, board.record_death, ("r1", DEATH)).start()
+    assert board.take_death("r1", board.slots[1]) == DEATH
+
+
+def test_a_request_that_is_still_worked_on_elsewhere_has_no_death() -> None:
+    board = Scoreboard(2)
+    board.slots[0].begin_request("r1")
+    assert board.take_death("r1", board.slots[1]) is None
+
+
+def test_deaths_are_put_in_words() -> None:
+    assert describe_death(11) == ("killed by SIGSEGV", True)
+    assert describe_death(9) == ("killed by SIGKILL (out of memory?)", False)
+    assert describe_death(15) == ("killed by SIGTERM", False)
+    assert describe_death(3 << 8) == ("exit code 3", True)
+    assert describe_death(64 - 2) == ("killed by signal 62", False)
