@@ -34,7 +34,7 @@ from shardgate_gateway.http.accept import Acceptor
 from shardgate_gateway.http.routes import Front
 from shardgate_gateway.http.server import Server
 from shardgate_gateway.http.service import Bucket, Buckets, Service
-from shardgate_gateway.settings import BAD_SETTINGS, BucketSettings, Settings
+from shardgate_gateway.settings import BucketSettings, Settings
 from shardgate_gateway.state.database import Database, database_url
 from shardgate_gateway.stores.open import open_store
 
@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1
+BAD_SETTINGS = 2
+"""Exit status of a process that can't be put together as it is set up."""
 DESCRIPTORS_PER_CONNECTION = 4
 """Its socket, the duplicate that its body is sent through, the entry it reads, a share of a fill."""
 ABORT_SECONDS = 0.5

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 GIB = 1 << 30
 ENV_PREFIX = "SHARDGATE_"
-BAD_SETTINGS = 2
-"""Exit status of a process that will not come up however often it is started."""
 
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 

@@ -3,8 +3,8 @@
 - The supervisor binds the socket and every worker inherits it. A connection belongs to a worker only once it was
   accepted, so a worker that crashes takes down the requests it was answering and none that wait.
 - Workers are fresh interpreters, not forks: the libraries in them run threads.
-- A worker that dies is replaced, at once after a long life, later and later after short ones. One that says that its
-  settings can't be used (`BAD_SETTINGS`), or that never came up at all, ends the whole gateway instead.
+- A worker that dies is replaced, at once after a long life, later and later after short ones. Where a first worker does
+  not even come up, the whole gateway ends, with its exit status: most likely a setting can't be used.
 - SIGTERM or SIGINT drains: the socket closes, every worker finishes what it is doing. A second one kills.
 - Workers end when the supervisor does, also by SIGKILL: the kernel tells them (`PR_SET_PDEATHSIG`).
 """
@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 
 from shardgate_gateway import metrics
 from shardgate_gateway.errors import LocalStorageError
-from shardgate_gateway.settings import BAD_SETTINGS
 
 if TYPE_CHECKING:
     from shardgate_gateway.settings import ServeSettings, Settings
@@ -76,7 +75,6 @@ class Supervisor:
         self._workers: dict[int, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
         self._status = 0
-        self._came_up = False
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -105,7 +103,7 @@ class Supervisor:
             metrics.forget_worker(self._metrics_folder, number)
             if self._stopping.is_set():
                 return
-            if status == BAD_SETTINGS or not ready.done():
+            if not ready.done():
                 self._status = status or 1
                 self._stop()
                 return
@@ -129,6 +127,10 @@ class Supervisor:
                 env=os.environ | {metrics.MULTIPROCESS_DIR: self._metrics_folder, metrics.WORKER_NUMBER: str(number)},
                 process_group=0,
             )
+        except OSError as error:
+            os.close(receiving)
+            print(f"shardgate: can't start worker {number}: {error.strerror}", file=sys.stderr, flush=True)
+            return 1
         finally:
             os.close(sending)
         self._workers[number] = worker

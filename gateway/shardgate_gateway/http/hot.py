@@ -4,7 +4,7 @@ aiohttp spends most of a small answer on things this one does not need: a task, 
 header dictionary. So whatever the parser yields is looked at first: a plain GET of an object that is in memory is
 written to the transport at once, and everything else goes on to aiohttp untouched. Nothing here parses HTTP, and
 nothing here waits: if any doubt remains (a condition, a range, an earlier answer still in the buffer, a wrong token, a
-name that is not cached), the ordinary path decides.
+body, a name that is not cached), the ordinary path decides.
 
 It stands on aiohttp's connection internals (`_parser`, `_waiter`, `_messages`, `_next_keepalive_close_time`);
 `tests/gateway/http/test_hot.py` fails when they change.
@@ -18,6 +18,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs
+from aiohttp.streams import EMPTY_PAYLOAD
 
 from shardgate import wire
 from shardgate_gateway import metrics
@@ -142,9 +143,11 @@ class Parser:
 
     def feed_data(self, data: bytes) -> tuple[Any, bool, bytes]:
         messages, upgraded, tail = self._inner.feed_data(data)
-        if len(messages) == 1 and self._is_idle() and self._hot.answer(self._connection, messages[0][0]):
-            self._inner.message_consumed()
-            messages = ()
+        if len(messages) == 1 and self._is_idle():
+            message, body = messages[0]
+            if body is EMPTY_PAYLOAD and self._hot.answer(self._connection, message):
+                self._inner.message_consumed()
+                messages = ()
         return messages, upgraded, tail
 
     def __getattr__(self, name: str) -> Any:

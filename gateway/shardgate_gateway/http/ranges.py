@@ -14,7 +14,7 @@ from typing import NamedTuple
 from shardgate_gateway.errors import RangeNotSatisfiable
 
 _SINGLE = re.compile(r"bytes=[ \t]*(?:([0-9]+)-([0-9]*)|-([0-9]+))[ \t]*", re.IGNORECASE | re.ASCII)
-_MANY_DIGITS = 18
+_MANY_DIGITS = 30
 
 
 class Span(NamedTuple):
@@ -57,6 +57,6 @@ def _suffix(length: int, size: int, header: str) -> Span | None:
 
 
 def _clamped(digits: str) -> int:
-    """No object has 10**18 bytes; Python refuses to convert very long numbers at all."""
+    """No object has 10**30 bytes; Python refuses to convert very long numbers at all."""
     digits = digits.lstrip("0") or "0"
     return int(digits) if len(digits) <= _MANY_DIGITS else 10**_MANY_DIGITS

@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from gateway_process import GatewayProcess, running_gateway
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+settings.register_profile("patient", deadline=None)  # a busy machine is no failure
+settings.load_profile("patient")
 
 BIG = os.urandom(5_000_000)
 SMALL = os.urandom(4096)

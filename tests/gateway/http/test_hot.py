@@ -95,6 +95,17 @@ def test_other_methods_are_left_alone(client: socket.socket) -> None:
     assert ask(client, method="PATCH").status == 405
 
 
+def test_the_body_of_a_get_is_not_taken_for_the_next_request(client: socket.socket, objects: dict[str, bytes]) -> None:
+    inner = f"GET {PATH} HTTP/1.1\r\nHost: g\r\n\r\n"
+    for framing in (f"Content-Length: {len(inner)}\r\n\r\n{inner}", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"):
+        client.sendall(f"GET {PATH} HTTP/1.1\r\nHost: g\r\nX-Request-Id: first\r\n{framing}".encode())
+        first = b""
+        while not first.endswith(objects["small"]):
+            first += client.recv(65536)
+        assert first.count(b"HTTP/1.1 200 OK") == 1
+        assert ask(client, "X-Request-Id: second").headers["x-request-id"] == "second"
+
+
 def test_a_client_that_wants_to_close_is_let_go(client: socket.socket, objects: dict[str, bytes]) -> None:
     answer = ask(client, "Connection: close")
     assert (answer.body, answer.headers["connection"]) == (objects["small"], "close")
