@@ -18,6 +18,7 @@ from shardgate_gateway.errors import (
     PreconditionFailed,
     RangeNotSatisfiable,
     UpstreamCorrupt,
+    UpstreamError,
     UpstreamStalled,
     UpstreamUnavailable,
 )
@@ -114,7 +115,7 @@ async def read_version(
                 async for chunk in opened.chunks:
                     position += len(chunk)
                     if stop is not None and position > stop:
-                        raise UpstreamCorrupt(f"{source.label} sent more than the {stop} bytes it was asked for")
+                        raise UpstreamError(f"{source.label} sent more than the {stop} bytes it was asked for")
                     patience.progress()
                     yield chunk
             if stop is None:

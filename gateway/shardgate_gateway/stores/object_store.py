@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import obstore
 from obstore.exceptions import BaseError
 
-from shardgate_gateway.errors import BadRequest, PreconditionFailed, RangeNotSatisfiable, UpstreamCorrupt
+from shardgate_gateway.errors import BadRequest, PreconditionFailed, RangeNotSatisfiable, UpstreamCorrupt, UpstreamError
 from shardgate_gateway.stores.base import ListPage, ObjectMeta, ObjectStream, Store
 from shardgate_gateway.stores.keys import check_key
 from shardgate_gateway.stores.listing import walk
@@ -41,6 +41,7 @@ PART = 8 << 20
 MAX_PARTS = 10_000
 """S3's limit."""
 CONCURRENT_PARTS = 4
+CHANGED = "the store, or a proxy before it, changed the body on the way"
 EXIT_SECONDS = 0.05
 """obstore's threads give Python objects back a moment after their result is here. One that the interpreter's end
 overtakes aborts the process (PyO3/pyo3-async-runtimes#40), so the end of a process waits for that moment."""
@@ -173,19 +174,32 @@ class ObjectStoreBucket(Store):
         )
 
     async def _chunks(self, result: GetResult, key: str, expected: int) -> AsyncIterator[bytes]:
-        """The body, whole or not at all."""
-        received = 0
+        """The body, whole or not at all.
+
+        The last chunk waits until the end was seen: a store that sends more than it announced sent something else
+        (the whole object in answer to a range), and what came of it so far can't be continued by another try.
+        """
+        received, held = 0, b""
         with translating(self._name(key)):
-            async for chunk in result.stream(CHUNK):
-                received += len(chunk)
-                if received > expected:
-                    break
-                yield chunk
-        if received != expected:
-            raise UpstreamCorrupt(
-                f"{self._name(key)}: {received} bytes came where {expected} were announced",
-                hint="the store, or a proxy before it, changed the body on the way",
-            )
+            try:
+                async for chunk in result.stream(CHUNK):
+                    received += len(chunk)
+                    if received > expected:
+                        break
+                    if held:
+                        yield held
+                    held = bytes(chunk)
+            except Exception:
+                if held:
+                    yield held  # a broken connection takes nothing back
+                raise
+        if received > expected:
+            raise UpstreamError(f"{self._name(key)}: more came than the {expected} announced bytes", hint=CHANGED)
+        if held:
+            yield held
+        if received < expected:
+            message = f"{self._name(key)}: {received} bytes came where {expected} were announced"
+            raise UpstreamCorrupt(message, hint=CHANGED)
 
 
 def _starts_too_far(error: BaseError) -> bool:

@@ -62,6 +62,11 @@ class RuntimeProcess:
     def running(self) -> bool:
         return not self._exited.is_set()
 
+    @property
+    def was_killed(self) -> bool:
+        """Ended by what others do to processes (the kernel out of memory, an operator), not by what it did itself."""
+        return self._process.returncode in {-signal.SIGKILL, -signal.SIGTERM}
+
     def describe_exit(self) -> str:
         """How it ended: "exit status 1", "killed by SIGSEGV"."""
         code = self._process.returncode

@@ -36,6 +36,8 @@ STABLE_SECONDS = 10.0
 """A runtime that lived this long is restarted at once."""
 BACKOFF_SECONDS = 0.2
 MAX_BACKOFF_SECONDS = 5.0
+START_TRIES = 3
+"""A runtime that somebody killed while it started says nothing about its transform, so it is started again."""
 LOG_LINES = 20
 """Of a runtime that died without a word, in its error."""
 
@@ -170,24 +172,32 @@ class LocalRuntime:
     async def _spawn(self, command: Sequence[str], package: Callable[[], Awaitable[bytes]]) -> None:
         if not self.folder.has_package():
             self.folder.write_package(await package())
-        self.folder.forget_status()
-        process = self._process = RuntimeProcess(command, self.folder.path, self.log_file)
-        try:
-            while not self._ready:
-                await asyncio.sleep(POLL_SECONDS)
-                running = process.running  # asked first: what it wrote before it ended counts
-                status = self.folder.status()
-                if status is not None and status.state == "failed":
-                    await process.stop()
-                    raise TransformStartError(status.message, hint=status.hint)
-                if not running:
-                    message = f"{self._id} ended while it started: {process.describe_exit()}"
-                    raise self._failed(message, self._last_words())
-                self._ready = status is not None and status.state == "ready"
-        except asyncio.CancelledError:
-            await asyncio.shield(process.stop())
-            raise
-        self._started_at = time.monotonic()
+        for tries_left in reversed(range(START_TRIES)):
+            self.folder.forget_status()
+            process = self._process = RuntimeProcess(command, self.folder.path, self.log_file)
+            try:
+                self._ready = await self._comes_up(process)
+            except asyncio.CancelledError:
+                await asyncio.shield(process.stop())
+                raise
+            if self._ready:
+                self._started_at = time.monotonic()
+                return
+            if not (process.was_killed and tries_left):
+                message = f"{self._id} ended while it started: {process.describe_exit()}"
+                raise self._failed(message, self._last_words())
+
+    async def _comes_up(self, process: RuntimeProcess) -> bool:
+        """Whether it is ready, or has ended without a word; raises with its word if it said why."""
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            running = process.running  # asked first: what it wrote before it ended counts
+            status = self.folder.status()
+            if status is not None and status.state == "failed":
+                await process.stop()
+                raise TransformStartError(status.message, hint=status.hint)
+            if not running or (status is not None and status.state == "ready"):
+                return running
 
     def _failed(self, message: str, hint: str) -> TransformStartError:
         self.folder.write_status("failed", message, hint)
