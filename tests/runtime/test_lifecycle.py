@@ -338,3 +338,11 @@ def test_what_user_code_prints_is_in_the_log(start: Callable[..., Runtime]) -> N
 def shout(sample: dict[str, Any]) -> Any:
     print("hello from", sample["__key__"])
     return sample
+
+
+def test_a_sample_that_hangs_is_killed_also_where_the_transform_sets_no_limit(start: Callable[..., Runtime]) -> None:
+    runtime = start(wait, options={"stall_seconds": 0.5})
+    assert runtime.run(tar_of([("a.txt", b"")]), args="60").lost
+    again = runtime.run(tar_of([("a.txt", b"")]), args="0")
+    assert again.hello.death["reason"] == "sample timeout after 0.5 s"
+    assert again.stats.samples_out == 1
