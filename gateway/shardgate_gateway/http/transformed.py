@@ -23,6 +23,7 @@ from shardgate_gateway.http.reply import send_chunked, send_head, send_not_modif
 
 if TYPE_CHECKING:
     from shardgate_gateway.cache.source import Source
+    from shardgate_gateway.etl.registry import TransformRecord
     from shardgate_gateway.etl.results import ResultSource
     from shardgate_gateway.http.body import Sent
     from shardgate_gateway.http.call import Call
@@ -36,7 +37,10 @@ async def get(service: Service, call: Call, target: ObjectTarget, source: Source
         result = await _result(service, call, target, source, await service.cache.head(source))
         if not_modified(call.headers, Version.of(result.meta)):
             return await send_not_modified(call, result.meta)
-    raw = await service.cache.open(source)
+    raw = service.cache.lookup(source)
+    if raw is None and (sent := await _get_without_raw(service, call, target, source)) is not None:
+        return sent
+    raw = raw or await service.cache.open(source)
     try:
         result = await _result(service, call, target, source, raw.meta)
         if target.archpath is not None:
@@ -52,6 +56,19 @@ async def get(service: Service, call: Call, target: ObjectTarget, source: Source
         raw.aclose()
 
 
+async def _get_without_raw(service: Service, call: Call, target: ObjectTarget, source: Source) -> Sent | None:
+    """A result that is kept already: a raw object that was evicted is not fetched again only to learn its version."""
+    record = await _record(service, target)
+    if record.options.cache == "never":
+        return None
+    result = await _result(service, call, target, source, await service.cache.head(source))
+    if (await service.cache.head(result)).size is None:
+        return None
+    if target.archpath is not None:
+        return await members.get(service, call, result, target.archpath)
+    return await _send_kept(service, call, result)
+
+
 async def head_of(service: Service, call: Call, target: ObjectTarget, source: Source) -> Sent:
     """Content-Length is there if the result is in the cache; nothing is computed for a HEAD."""
     result = await _result(service, call, target, source, await service.cache.head(source))
@@ -63,10 +80,14 @@ async def head_of(service: Service, call: Call, target: ObjectTarget, source: So
 async def _result(
     service: Service, call: Call, target: ObjectTarget, source: Source, version: ObjectMeta
 ) -> ResultSource:
-    assert target.transform is not None
-    record = await service.registry.resolve(target.transform)
+    record = await _record(service, target)
     query = Query(args=target.args, seed=target.seed, epoch=target.epoch)
     return service.results.source(record, source, version, query, request_id=call.id)
+
+
+async def _record(service: Service, target: ObjectTarget) -> TransformRecord:
+    assert target.transform is not None
+    return await service.registry.resolve(target.transform)
 
 
 async def _send_kept(service: Service, call: Call, result: ResultSource) -> Sent:

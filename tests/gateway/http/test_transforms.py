@@ -70,6 +70,10 @@ def get(gateway: GatewayProcess, transform: str, *options: str, **query: Any) ->
     return curl(gateway.url("gcp://data", "a.tar", transform_id=transform, **query), *options)
 
 
+def get_raw(gateway: GatewayProcess) -> Answer:
+    return curl(gateway.url("gcp://data", "a.tar"))
+
+
 def texts(body: bytes) -> list[bytes]:
     with tarfile.open(fileobj=io.BytesIO(body)) as tar:
         return [tar.extractfile(member).read() for member in tar]  # type: ignore[union-attr]
@@ -125,6 +129,17 @@ def test_a_result_is_streamed_then_kept_then_an_object_like_any_other(gateway: G
     assert (part.status, part.body) == (206, first.body[512:1024])
     assert get(gateway, record["id"], "-I").headers["content-length"] == str(len(first.body))
     assert get(gateway, record["id"], archpath="0003.txt").body == b"SAMPLE 3" * 500
+
+
+def test_a_kept_result_is_served_without_fetching_its_evicted_shard_again(gateway: GatewayProcess) -> None:
+    record = registered(gateway, shout, "cache=always", name="kept-alone")
+    first = get(gateway, record["id"])
+    evicted = curl(f"{gateway.endpoint}/v1/cache/evict?bucket=data&provider=gcp&object=a.tar", "-X", "POST")
+    assert evicted.status == 200, evicted.body
+    again = get(gateway, record["id"])
+    assert again.headers["x-shardgate-cache"] == "hit"
+    assert again.body == first.body
+    assert get_raw(gateway).headers["x-shardgate-cache"] == "miss"
 
 
 def test_the_etag_is_known_before_anything_runs(gateway: GatewayProcess) -> None:
