@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -16,8 +17,8 @@ from servers_faulty import FaultyOrigin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
+HERE = Path(__file__).parent
 PATIENCE = {
     "upstream.backoff_seconds": 0.02,
     "upstream.attempts": 4,
@@ -26,6 +27,13 @@ PATIENCE = {
     "etl.workers": 2,
 }
 """The defaults wait longer than a test wants to."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several test processes, keep the tests of a module in one: they share a gateway."""
+    for item in items:
+        if item.path.parent == HERE:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 class StartGateway(Protocol):

@@ -94,9 +94,9 @@ def read_fully(reader, size: int) -> bytes:
 
 
 def kill_at_random(gateway, dice: random.Random, counts: Counter[str]) -> None:
-    """One process, of any kind that is there: a gateway worker, the parent of ETL workers, or one of these."""
-    kinds = {"gateway worker": gateway.workers, "runtime": gateway.runtimes, "ETL worker": gateway.etl_workers}
-    kind = dice.choice(sorted(kinds))
+    """One process of any kind. Mostly the cheapest to replace, or else nothing would ever run that could be killed."""
+    kinds = {"ETL worker": gateway.etl_workers, "runtime": gateway.runtimes, "gateway worker": gateway.workers}
+    (kind,) = dice.choices(list(kinds), weights=(6, 1, 1))
     if pids := kinds[kind]():
         with suppress(ProcessLookupError):
             os.kill(dice.choice(pids), signal.SIGKILL)
@@ -127,14 +127,14 @@ def test_random_kills_never_make_a_wrong_byte(start_gateway, folder):
     readers.start()
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:
-        time.sleep(dice.uniform(0.05, 1.5))
+        time.sleep(dice.uniform(0.05, 1.2))
         kill_at_random(gateway, dice, kills)
     readers.finish()
 
     print(f"\nseed {SEED}; killed {dict(kills)}; reads {dict(readers.counts)}")
     assert not readers.wrong
     assert readers.counts["exact"] > SHARDS
-    assert sum(kills.values()) > SECONDS / 6
+    assert kills.total() > SECONDS / 6
     eventually(lambda: readable(gateway, expected), seconds=60, what="an undisturbed read of everything")
 
 

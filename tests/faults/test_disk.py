@@ -87,7 +87,7 @@ def test_what_strangers_leave_in_the_cache_folder_is_never_served(start_gateway,
     assert curl(url).body == data
     (entry,) = eventually(lambda: entries(gateway), what="the entry")
     whole = entry.read_bytes()
-    for damaged in (b"", whole[:4096], whole[:-1], whole[: SIZE // 2], b"\0" * len(whole), random_bytes(len(whole), 9)):
+    for damaged in (b"", whole[:4096], whole[:-1], random_bytes(len(whole), 9)):
         gateway.stop()
         entry.parent.mkdir(exist_ok=True)
         entry.write_bytes(damaged)

@@ -177,6 +177,20 @@ def test_the_parent_of_the_workers_killed_in_the_middle_of_a_shard_costs_the_rea
     assert answer.body == expected.body
 
 
+def test_a_runtime_that_is_killed_while_it_starts_is_started_again(gateway):
+    etl = WDTransform(gateway.client, mirror, "mirror", "", cache="never")
+    url = gateway.url("file://b", "a.tar", transform_id=etl.uuid)
+    expected = curl(url)
+    old = gateway.runtimes()
+    for pid in old:
+        os.kill(pid, signal.SIGKILL)
+    running = start_curl(url)
+    starting = eventually(lambda: set(gateway.runtimes()) - set(old), what="another runtime")
+    os.kill(starting.pop(), signal.SIGKILL)
+    answer = answered(running)
+    assert (answer.exit, answer.status, answer.body) == (0, 200, expected.body)
+
+
 def first(sample):
     sample["bin"] = b"first"
     return sample

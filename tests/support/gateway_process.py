@@ -163,9 +163,8 @@ class GatewayProcess:
         return next(pid for pid in self.workers() if _holds(pid, f"socket:[{inode}]"))
 
     def runtimes(self) -> list[int]:
-        """Parents of ETL workers: runtime processes whose own parent is none."""
-        found = [pid for pid in self.tree() if _is(pid, "shardgate_runtime")]
-        return [pid for pid in found if _parent(pid) not in found]
+        """Parents of ETL workers."""
+        return [pid for worker in self.workers() for pid in _children(worker) if _is(pid, "shardgate_runtime")]
 
     def etl_workers(self) -> list[int]:
         """Processes that run user code."""
@@ -208,20 +207,11 @@ def running_gateway(
 
 
 def _alive(pid: int) -> bool:
-    return _stat(pid)[0] not in ("", "Z", "X")
-
-
-def _stat(pid: int) -> tuple[str, int]:
-    """State and parent; an empty state for a process that is gone."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return "", 0
-    return fields[0], int(fields[1])
-
-
-def _parent(pid: int) -> int:
-    return _stat(pid)[1]
+        return False
+    return state not in {"Z", "X"}
 
 
 def _children(pid: int) -> list[int]:

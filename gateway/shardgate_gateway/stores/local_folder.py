@@ -165,9 +165,9 @@ class LocalFolder(Store):
         target = self._path(key)
         folder = os.path.dirname(target)
         for _ in range(PUT_ATTEMPTS):
-            os.makedirs(folder, exist_ok=True)
             hidden = f"{folder}/{HIDDEN}{secrets.token_hex(8)}"
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError):  # who removes the last object beside it removes the folder, too
+                os.makedirs(folder, exist_ok=True)
                 return Upload(
                     os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), hidden, target
                 )
