@@ -1,4 +1,5 @@
-"""Measure, and print the table: `python -m benchmarks.run [--only NAME]... [--quick] [--json FILE] [--markdown FILE]`.
+"""Measure, and print the table: `python -m benchmarks.run [--only NAME]... [--quick] [--json FILE]
+[--markdown PAGE]`.
 
 Exits with 0 whether aims are met or not: a missed aim is a finding, not a failure. A benchmark that can't run says why,
 and the others go on; the exit status is then 1.
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from benchmarks import cold, epochs, herd, memory, scaling, transform, warm
 from benchmarks.bench import FULL, QUICK, Bench, Scale
-from benchmarks.table import Row, as_json, as_markdown, as_table, machine
+from benchmarks.table import Row, as_json, as_table, into_page, machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -55,7 +56,9 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(BENCHMARKS)}; may be repeated.")] = None,
     quick: Annotated[bool, typer.Option(help="Fewer turns and smaller shards: minutes, and a wider spread.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write rows and machine as JSON.")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Write the table as Markdown.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Put the table into this page, between its result marks.")
+    ] = None,
 ) -> None:
     names = only or list(BENCHMARKS)
     if unknown := set(names) - set(BENCHMARKS):
@@ -68,7 +71,10 @@ def main(
     if json:
         json.write_text(as_json(rows, about) + "\n")
     if markdown:
-        markdown.write_text(as_markdown(rows) + "\n")
+        command = " ".join(
+            ["python -m benchmarks.run", *(f"--only {name}" for name in only or ()), *["--quick"] * quick]
+        )
+        markdown.write_text(into_page(markdown.read_text(), rows, about, command))
     raise typer.Exit(0 if complete else 1)
 
 

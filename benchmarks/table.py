@@ -8,6 +8,7 @@ import platform
 import statistics
 import subprocess
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -111,6 +112,20 @@ def as_markdown(rows: Sequence[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+
+def into_page(page: str, rows: Sequence[Row], machine: dict[str, str], command: str) -> str:
+    """The page with its results replaced by these; ValueError if it does not say where they stand."""
+    before, marked, rest = page.partition(BEGIN)
+    _, closed, after = rest.partition(END)
+    if not marked or not closed:
+        raise ValueError(f"the page holds no {BEGIN} and {END}")
+    facts = ", ".join(f"{name} {value}" for name, value in machine.items())
+    results = f"`{command}` on {facts}.\n\n{as_markdown(rows)}"
+    return f"{before}{BEGIN}\n\n{results}\n\n{END}{after}"
+
+
 def as_json(rows: Sequence[Row], machine: dict[str, str]) -> str:
     return json.dumps({"machine": machine, "rows": [{**asdict(row), "verdict": row.verdict} for row in rows]}, indent=2)
 
@@ -126,9 +141,11 @@ def machine() -> dict[str, str]:
         platform.machine(),
     )
     return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "commit": _git("describe", "--always", "--dirty"),
         "processor": processor,
         "cores": str(os.cpu_count()),
+        "load before": f"{os.getloadavg()[0]:.1f}",
         "system": f"Linux {platform.release()}",
         "python": platform.python_version(),
     }

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from benchmarks.harness import Comparison, compare, in_turns
-from benchmarks.table import Aim, Row, ratio_row, value_row
+from benchmarks.table import BEGIN, END, Aim, Row, into_page, ratio_row, value_row
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,19 @@ def test_differences_and_ratios_are_taken_turn_by_turn() -> None:
     comparison = compare([(4, 2), (9, 3)], float)
     assert comparison.ratios == [2.0, 3.0]
     assert comparison.differences == [2.0, 6.0]
+
+
+def test_results_replace_the_old_ones_in_a_page_and_nothing_else() -> None:
+    row = Row("warm", "what", "peer", 1.0, 1.0, 1.0)
+    page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    once = into_page(page, [row], {"cores": "2"}, "make bench")
+    assert once.startswith("before\n")
+    assert once.endswith("after\n")
+    assert "old" not in once
+    assert "| what | peer | 1 x |" in once
+    assert into_page(once, [row], {"cores": "2"}, "make bench") == once
+
+
+def test_a_page_without_a_place_for_results_is_refused() -> None:
+    with pytest.raises(ValueError, match="results: begin"):
+        into_page("no marks", [], {}, "make bench")
