@@ -1,4 +1,4 @@
-"""Fixtures for every test. Helper code that several test folders share lives in `tests/support/` and is imported from there."""
+"""Fixtures for every test. Helper code that several test folders share lives in `tests/support/`, importable by name."""
 
 from __future__ import annotations
 
