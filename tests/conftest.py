@@ -1,4 +1,4 @@
-"""Fixtures for every test. Helper code that several test folders share lives in `tests/support/`, importable by name."""
+"""Fixtures for every test. Helper code that several test folders share lives in `tests/support/`."""
 
 from __future__ import annotations
 
