@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from shardgate_runtime.outlet import Outlet
     from shardgate_runtime.tar_writer import Piece
 
-BATCH_BYTES = 256 << 10
+BATCH_BYTES = 1 << 20
 BATCH_SECONDS = 0.010
 
 

@@ -18,5 +18,5 @@ def embedded_imagenet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
 
     home = tmp_path_factory.mktemp("imagenet")
     make_shards(home / "bucket", samples=24, val_shards=6, val_samples=12, done=lambda: None)
-    with running_gateway(home / "gateway", {"gcp://sharded-imagenet": home / "bucket"}) as gateway:
+    with running_gateway(home / "gateway", {"gcp://sharded-imagenet": home / "bucket"}, torch=True) as gateway:
         yield gateway.endpoint

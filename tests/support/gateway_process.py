@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable, Iterator, Mapping
 
+WITHOUT_TORCH = Path(__file__).with_name("without_torch")
 LISTENING = "shardgate listening on "
 MODULES = ("shardgate_gateway", "shardgate_gateway.app", "shardgate_runtime")
 START_SECONDS = 60
@@ -54,6 +55,7 @@ class GatewayProcess:
         workers: Gateway processes.
         settings: `{"group.field": value}`.
         limits: `{"RLIMIT": value}` of `prlimit`, like `{"nofile": 200}`.
+        torch: Transforms need it; else it is hidden, because importing it takes a runtime seconds.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class GatewayProcess:
         workers: int = 1,
         settings: Mapping[str, Any] | None = None,
         limits: Mapping[str, int] | None = None,
+        torch: bool = False,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.cache = folder / "cache"
@@ -82,6 +85,7 @@ class GatewayProcess:
             for name, where in buckets.items()
         }
         self._limits = [f"--{name}={value}" for name, value in (limits or {}).items()]
+        self._path = {} if torch else {"PYTHONPATH": str(WITHOUT_TORCH)}
         self._process: subprocess.Popen[bytes] | None = None
         self._known: set[int] = set()
 
@@ -190,7 +194,7 @@ class GatewayProcess:
         variables = {
             "SHARDGATE_{}__{}".format(*name.upper().split(".")): str(value) for name, value in self.settings.items()
         }
-        return {**variables, "SHARDGATE_BUCKETS": json.dumps(self.buckets), "PYTHONUNBUFFERED": "1"}
+        return {**variables, **self._path, "SHARDGATE_BUCKETS": json.dumps(self.buckets), "PYTHONUNBUFFERED": "1"}
 
 
 @contextmanager

@@ -47,6 +47,8 @@ class Lead:
         self._pieces: list[Piece] = []
         self._front = 0
         """The first piece that is not whole."""
+        self._begun = asyncio.Event()
+        """The first bytes are in the file."""
         self._part = max(1, node.settings.part_bytes // BLOCK) * BLOCK
         """Bytes per range request: whole blocks, so that every checksum is computed by one piece."""
 
@@ -156,6 +158,8 @@ class Lead:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._fetch_pieces(chain([first], waiting), stream))
+                if others:
+                    await self._begun.wait()  # more ranges would compete with the bytes that readers wait for
                 for _ in range(others):
                     group.create_task(self._fetch_pieces(waiting))
         except BaseExceptionGroup as failed:
@@ -192,6 +196,7 @@ class Lead:
             self._record.watermark = mark
             self._draft.save()
             self._fill.move(mark)
+            self._begun.set()
 
     def _finish(self, size: int) -> None:
         """All bytes are in the file."""

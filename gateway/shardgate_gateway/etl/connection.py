@@ -60,6 +60,8 @@ class StreamConnection(WorkerConnection):
         self._held: memoryview | None = None
         self._consumed = self._acknowledged = 0
         self._outgoing = bytearray()
+        self._watching = False
+        self._waiter: asyncio.Future[None] | None = None
 
     async def start(self, job: wire.Job, input_fd: int | None) -> None:
         """Send the job and wait for the worker that takes it.
@@ -118,6 +120,7 @@ class StreamConnection(WorkerConnection):
             self._held = None
         self._ring = None
         if self._sock.fileno() >= 0:
+            self._unwatch()
             self._acknowledge()
             self._sock.close()
 
@@ -207,19 +210,34 @@ class StreamConnection(WorkerConnection):
             return count
 
     async def _readable(self) -> None:
-        waiter: asyncio.Future[None] = self._loop.create_future()
-        descriptor = self._sock.fileno()
-        self._loop.add_reader(descriptor, _wake, waiter)
+        """Wait until there is something to read. The loop keeps watching between two waits, for the next is near."""
+        self._waiter = waiter = self._loop.create_future()
+        timer = self._loop.call_later(self._timeout, _expire, waiter) if self._timeout is not None else None
+        if not self._watching:
+            self._loop.add_reader(self._sock.fileno(), self._wake)
+            self._watching = True
         try:
-            async with asyncio.timeout(self._timeout):
-                await waiter
+            await waiter
         except TimeoutError:
             raise WorkerLost(
                 f"worker {self.hello.worker} finished no sample in {self._timeout:g} s",
                 hint="give the transform a sample_timeout, or raise etl.progress_timeout",
             ) from None
         finally:
-            self._loop.remove_reader(descriptor)
+            if timer is not None:
+                timer.cancel()
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is None or self._waiter.done():
+            self._unwatch()  # nobody wants it yet, and the loop would ask again and again
+        else:
+            self._waiter.set_result(None)
+
+    def _unwatch(self) -> None:
+        if self._watching:
+            self._watching = False
+            self._loop.remove_reader(self._sock.fileno())
 
     def _acknowledge(self) -> None:
         if self._consumed > self._acknowledged:
@@ -231,9 +249,9 @@ class StreamConnection(WorkerConnection):
                 del self._outgoing[: self._sock.send(self._outgoing)]
 
 
-def _wake(waiter: asyncio.Future[None]) -> None:
+def _expire(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
-        waiter.set_result(None)
+        waiter.set_exception(TimeoutError())
 
 
 def _map_ring(descriptors: list[int], size: int) -> memoryview:
