@@ -76,6 +76,7 @@ def _npm(tool: Tool) -> None:
 
 def _apt(tool: Tool) -> None:
     root = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    _run(*root, "apt-get", "update", "-q")  # a new machine knows no packages, or old ones
     _run(*root, "apt-get", "install", "-y", "--no-install-recommends", tool.source, DEBIAN_FRONTEND="noninteractive")
 
 
@@ -88,6 +89,8 @@ CATALOGUE = {
         Tool("toxiproxy-server", "toxiproxy-server", _go, "github.com/Shopify/toxiproxy/v2/cmd/server@v2.5.0"),
         Tool("azurite-blob", "npm/node_modules/.bin/azurite-blob", _npm, "azurite@3.35.0"),
         Tool("nginx", "nginx", _apt, "nginx-light"),
+        Tool("wrk", "wrk", _apt, "wrk"),
+        Tool("curl", "curl", _apt, "curl"),
     )
 }
 
