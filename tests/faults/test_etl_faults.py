@@ -48,7 +48,7 @@ def go_wrong(how):
         sum(range(10**15))
     hoard = []
     while how == "hoard":
-        hoard.append(bytearray(16 << 20))
+        hoard.append(bytes(64 << 20))
 
 
 def go_wrong_at_bad(sample, args):
@@ -181,12 +181,12 @@ def test_a_runtime_that_is_killed_while_it_starts_is_started_again(gateway):
     etl = WDTransform(gateway.client, mirror, "mirror", "", cache="never")
     url = gateway.url("file://b", "a.tar", transform_id=etl.uuid)
     expected = curl(url)
-    old = gateway.runtimes()
-    for pid in old:
+    for pid in gateway.runtimes():
         os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not gateway.runtimes(), what="the end of all runtimes")
     running = start_curl(url)
-    starting = eventually(lambda: set(gateway.runtimes()) - set(old), what="another runtime")
-    os.kill(starting.pop(), signal.SIGKILL)
+    (starting,) = eventually(gateway.runtimes, what="another runtime")
+    os.kill(starting, signal.SIGKILL)
     answer = answered(running)
     assert (answer.exit, answer.status, answer.body) == (0, 200, expected.body)
 

@@ -79,7 +79,7 @@ TARS = {
     "bad checksum": GOOD[:148] + b"000000\0 " + GOOD[156:],
     "truncated in a header": GOOD[:700],
     "truncated in a body": shard(3)[:30_000],
-    "truncated at a member": shard(3)[:21_504],
+    "truncated after a header": shard(3)[:21_504],
     "PAX length that lies": pax(b"99999999999 path=x\n") + GOOD,
     "PAX size that lies": pax(b"20 size=99999999999\n") + GOOD,
     "PAX bomb": pax(b"".join(b"%d comment=%s\n" % (1012, b"x" * 998) for _ in range(3000))) + GOOD,
@@ -138,7 +138,7 @@ def test_a_member_of_a_hostile_tar_is_a_regular_file_of_it_or_nothing(gateway, m
     assert b"root:" not in answer.body
 
 
-@pytest.mark.parametrize("cut", ["truncated in a header", "truncated in a body", "truncated at a member"])
+@pytest.mark.parametrize("cut", ["truncated in a header", "truncated in a body", "truncated after a header"])
 def test_a_truncated_shard_never_gives_a_result_that_looks_whole(gateway, etl, cut):
     """The object itself is short, so reading it raw is right; transforming it must say that it has no end."""
     number = list(TARS).index(cut)
