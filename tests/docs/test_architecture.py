@@ -30,11 +30,9 @@ def file_map() -> str:
     for folder, title in ROOMS.items():
         lines += [f"### {title}: `{folder}/`\n", "| file | what it is |", "|---|---|"]
         files = sorted((ROOT / folder).rglob("*.py"), key=lambda file: (file.parent, file.name))
-        lines += [
-            f"| `{file.relative_to(ROOT / folder)}` | {sentence} |"
-            for file in files
-            if (sentence := first_sentence(file))
-        ]
+        for file in files:
+            if sentence := first_sentence(file):
+                lines.append(f"| `{file.relative_to(ROOT / folder)}` | {sentence} |")
         lines.append("")
     return "\n".join(lines)
 
