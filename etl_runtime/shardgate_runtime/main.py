@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
     )
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # what user code prints belongs into the log at once
     if not options.stay:
-        die_with_parent(os.getppid(), signal.SIGTERM)
+        die_with_parent(options.parent or os.getppid(), signal.SIGTERM)
     try:
         run_dir = RunDir(options.run_dir)
     except StartupError as error:

@@ -20,6 +20,7 @@ class Options:
     ring_bytes: int = 8 << 20
     idle_seconds: float = 0
     stall_seconds: float = 0
+    parent: int = 0
     stay: bool = False
 
 
@@ -35,5 +36,6 @@ def parse_options(arguments: list[str]) -> Options:
     add("--ring-bytes", type=int, default=Options.ring_bytes, help="bytes of shared memory per worker; 0 is none")
     add("--idle-seconds", type=float, default=0, help="seconds without a job after which to exit; 0 is never")
     add("--stall-seconds", type=float, default=0, help="limit for one sample of a transform that has none; 0 is none")
+    add("--parent", type=int, default=0, help="pid of the process that starts this one, if it may die meanwhile")
     add("--stay", action="store_true", help="live on when the parent process dies")
     return Options(**vars(parser.parse_args(arguments)))

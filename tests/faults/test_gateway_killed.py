@@ -8,12 +8,13 @@ import signal
 import time
 
 import pytest
-from gateway_process import eventually
+from gateway_process import alive, eventually
 from readers import Reader, answered, curl, start_curl
 from servers_faulty import Fault
 from shards import random_bytes, shard
 
 from shardgate import WDTransform
+from shardgate.capture import capture
 
 SIZE = 4_000_000
 
@@ -115,6 +116,22 @@ def test_followers_of_a_fill_finish_when_the_worker_process_that_fills_is_killed
     assert origin.bytes_sent(key) == SIZE, "the heir fetched the rest, and only that"
     assert curl(url).body == data
     eventually(lambda: len(gateway.workers()) == 3, what="the replacement of the killed worker process")
+
+
+def test_a_runtime_whose_gateway_dies_while_it_starts_is_no_orphan(start_gateway, folder):
+    """It is held before it could ask the kernel to end it with its parent."""
+    (folder / "a.tar").write_bytes(shard(10))
+    gateway = start_gateway({"file://b": folder})
+    _, package = capture(reverse, kind="sample", name="reverse", decoder="")
+    uuid = gateway.client.transforms.register(package)["id"]
+    reader = start_curl(gateway.url("file://b", "a.tar", transform_id=uuid))
+    (runtime,) = eventually(gateway.runtimes, what="a starting runtime")
+    os.kill(runtime, signal.SIGSTOP)
+    for pid in (gateway.tree()[0], *gateway.workers()):
+        os.kill(pid, signal.SIGKILL)
+    assert answered(reader).exit != 0
+    os.kill(runtime, signal.SIGCONT)
+    eventually(lambda: not alive(runtime), what="the end of the runtime")
 
 
 # Six gateways are started, attacked and killed one after the other.

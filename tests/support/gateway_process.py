@@ -134,7 +134,7 @@ class GatewayProcess:
         for pid in doomed:
             _kill(pid)
         self._process.wait()
-        eventually(lambda: not any(map(_alive, doomed)), what="the end of killed processes")
+        eventually(lambda: not any(map(alive, doomed)), what="the end of killed processes")
 
     def tree(self) -> list[int]:
         """All processes, parents before children."""
@@ -180,7 +180,7 @@ class GatewayProcess:
 
     def left_over(self) -> list[int]:
         """Processes that were seen below this gateway and still live."""
-        return [pid for pid in self._known if _alive(pid) and any(_is(pid, module) for module in MODULES)]
+        return [pid for pid in self._known if alive(pid) and any(_is(pid, module) for module in MODULES)]
 
     def _remember(self) -> None:
         self._known.update(self.tree())
@@ -211,7 +211,7 @@ def running_gateway(
         gateway.close()
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -225,7 +225,7 @@ def _children(pid: int) -> list[int]:
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(FileNotFoundError, ProcessLookupError):
             found += map(int, path.read_text().split())
-    return [child for child in found if _alive(child)]
+    return [child for child in found if alive(child)]
 
 
 def _is(pid: int, module: str) -> bool:

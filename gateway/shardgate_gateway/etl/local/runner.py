@@ -9,6 +9,7 @@ descriptor.
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -135,6 +136,7 @@ class LocalRunner(Runner):
             "ring-bytes": settings.ring_bytes,
             "idle-seconds": settings.idle_seconds,
             "stall-seconds": settings.progress_timeout,
+            "parent": os.getpid(),
         }
         flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
         return [self._interpreter.path, "-m", "shardgate_runtime", *flags]
