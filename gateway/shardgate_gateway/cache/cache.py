@@ -239,7 +239,10 @@ class Cache:
                 fill.name, Slot(path, fill.identity, fill.meta, fill.opened_at, content=fill.content, entry=None)
             )
             return
-        slot = await self._node.run(load, self._node, fill.name)
+        try:
+            slot = await self._node.run(load, self._node, fill.name)
+        except OSError:  # no descriptor is free; the next reader opens it, or is told so
+            return
         if slot is not None and slot.identity == fill.identity:
             slot.validated_at = fill.opened_at
             if fill.led:  # the checksums were computed from the very bytes that came
