@@ -1,7 +1,7 @@
 """Entries that this process has open, or has in memory: what makes a warm GET cost one `stat`.
 
-A slot is never trusted by itself. Every lookup compares the file at the entry's path with the one that the slot was made
-from, so what another process published, evicted or invalidated is seen at once.
+A slot is never trusted by itself. Every lookup compares the file at the entry's path with the one that the slot was
+made from, so what another process published, evicted or invalidated is seen at once.
 """
 
 from __future__ import annotations
