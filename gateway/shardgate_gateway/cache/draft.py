@@ -83,9 +83,12 @@ class Draft:
                 return cls(node, source, control, record, OpenFile.writing(node.layout.body(record.body)))
             except FileNotFoundError:  # it became an entry just before its filler died
                 pass
-        control.remove()
-        unlink(node.layout.body(record.body))
-        node.space.release(record.reserved)
+
+        def forget() -> None:
+            control.remove()
+            unlink(node.layout.body(record.body))
+
+        node.space.release(record.reserved, forget)
         return None
 
     @classmethod
@@ -103,17 +106,20 @@ class Draft:
     def reserve(self, meta: ObjectMeta) -> bool:
         """Take the space that this version needs, or that a body of unknown length needs first."""
         wanted = RESERVE_STEP if meta.size is None else entry_bytes(meta.size)
-        if not self._node.space.reserve(wanted):
-            return False
-        self.record.reserved = wanted
-        return True
+        return self._reserve(wanted)
+
+    def _reserve(self, count: int) -> bool:
+        def tell() -> None:
+            self.record.reserved += count
+            self.save()
+
+        return self._node.space.reserve(count, tell)
 
     def reserve_more(self, end: int) -> None:
         """Called before bytes up to `end` are written; raises OSError when there is no space for them."""
         while entry_bytes(end) > self.record.reserved:
-            if not self._node.space.reserve(RESERVE_STEP):
+            if not self._reserve(RESERVE_STEP):
                 raise OSError("the cache has no space left")
-            self.record.reserved += RESERVE_STEP
 
     def rehash(self, length: int) -> BlockSums:
         """Checksums of what a filler that died has left."""
@@ -134,9 +140,8 @@ class Draft:
         """Make an entry of a body in memory. Returns None if it was invalidated, or has no space; raises OSError."""
         whole = pack_whole(self._source.entry_name, self._source.label, self._fetched_at(), meta, content)
         wanted = sum(map(len, whole))
-        if not self._node.space.reserve(wanted):
+        if not self._reserve(wanted):
             return None
-        self.record.reserved = wanted
         write_fully(self.body.fd, whole, 0)
         return self._rename()
 
@@ -154,8 +159,7 @@ class Draft:
         identity = Identity.of(os.fstat(self.body.fd))
         path.parent.mkdir(mode=0o700, exist_ok=True)
         reserved, self.record.reserved = self.record.reserved, 0
-        self.save()
-        if not self._node.space.move_in(self._path, str(path), identity.size, reserved):
+        if not self._node.space.move_in(self._path, str(path), identity.size, reserved, self.save):
             return None  # invalidated
         self._node.counters.published += 1
         if fsync:
@@ -167,12 +171,14 @@ class Draft:
         reserved, self.record.reserved = self.record.reserved, 0
         self.record.state = State.DONE if failure is None else State.FAILED
         self.record.failure = failure
+        self._node.space.release(reserved, self._vanish)
+
+    def _vanish(self) -> None:
         try:
             self.save()
         finally:
             self._control.remove()
             unlink(self._path)
-            self._node.space.release(reserved)
 
 
 def discard_fills(layout: Layout, name: str) -> None:

@@ -1,9 +1,9 @@
 """How much of the disk the cache uses, counted over all processes, and making room.
 
 A fill reserves its bytes before it writes them, so the cache never grows beyond its capacity. The count lives in one
-small file under a lock. A process that dies leaves its reservation behind, and a rename may replace an entry that
-another process is just evicting, so the count may drift; every eviction pass looks at the real files and sets it
-right.
+small file under a lock. What is reserved also stands in the records of the fills, which a recount reads; so whoever
+changes a reservation writes its record under the same lock (`tell`). A process that dies leaves its reservation behind,
+and an invalidated fill has no record any more; a recount, which looks at the real files, sets that right.
 
 Recency is the access time of an entry's file. It is set explicitly (`Slot.touch`), at most once a minute, because
 mounts with `relatime` or `noatime` don't; the modification time is never touched.
@@ -23,7 +23,7 @@ from shardgate_gateway.cache.control import Record
 from shardgate_gateway.cache.layout import Layout, unlink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from shardgate_gateway.cache.node import Counters
     from shardgate_gateway.settings import CacheSettings
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 COUNTS = struct.Struct("<qq")
 AUTOMATIC_SHARE = 0.8
 """Of the disk's free space, where no capacity is configured."""
+
+
+def nothing() -> None:
+    pass
 
 
 class Usage(NamedTuple):
@@ -82,29 +86,32 @@ class Space:
         os.pwrite(self._fd, COUNTS.pack(*usage), 0)
         return usage
 
-    def release(self, count: int) -> None:
-        """Give back what was reserved."""
-        if count:
-            with self._locked():
+    def release(self, count: int, tell: Callable[[], None] = nothing) -> None:
+        """Give back what was reserved; `tell` takes it out of the record."""
+        with self._locked():
+            try:
+                tell()
+            finally:
                 self._change(-count, 0)
 
     def _change(self, used: int, entries: int) -> None:
         now = self.usage()
         self._set(Usage(now.used + used, now.entries + entries))
 
-    def reserve(self, count: int) -> bool:
-        """Take `count` bytes if they can be had, after evicting if need be."""
+    def reserve(self, count: int, tell: Callable[[], None] = nothing) -> bool:
+        """Take `count` bytes if they can be had, after evicting if need be; `tell` writes that into a record."""
         if count > self.capacity:
             return False
-        if not self._take(count):
+        if not self._take(count, tell):
             self.make_room(count)
-            return self._take(count)
+            return self._take(count, tell)
         return True
 
-    def _take(self, count: int) -> bool:
+    def _take(self, count: int, tell: Callable[[], None]) -> bool:
         with self._locked():
             if self.usage().used + count > self.capacity:
                 return False
+            tell()
             self._change(count, 0)
             return True
 
@@ -120,7 +127,7 @@ class Space:
             self._change(-size, -1)
             return True
 
-    def move_in(self, body: str, entry: str, size: int, reserved: int) -> bool:
+    def move_in(self, body: str, entry: str, size: int, reserved: int, tell: Callable[[], None] = nothing) -> bool:
         """Rename a body, of `size` bytes with its header and footer, to an entry; False if it was unlinked meanwhile.
 
         Its reservation ends here either way. A recount can't come between the rename and the count.
@@ -130,8 +137,10 @@ class Space:
             try:
                 Path(body).rename(entry)
             except FileNotFoundError:
-                self._change(-reserved, 0)
+                tell()
+                self._recount()  # the record was unlinked too, and a recount may have missed it
                 return False
+            tell()
             self._change(size - reserved - (replaced or 0), int(replaced is None))
             return True
 
@@ -159,8 +168,11 @@ class Space:
     def recount(self) -> Usage:
         """Count what is really there."""
         with self._locked():
-            sizes = [entry.size for entry in scan(self._layout)]
-            return self._set(Usage(sum(sizes) + sum(_reserved(self._layout)), len(sizes)))
+            return self._recount()
+
+    def _recount(self) -> Usage:
+        sizes = [entry.size for entry in scan(self._layout)]
+        return self._set(Usage(sum(sizes) + sum(_reserved(self._layout)), len(sizes)))
 
 
 def scan(layout: Layout) -> Iterator[Found]:
