@@ -34,7 +34,7 @@ async def test_the_cache_never_grows_beyond_its_capacity(new_cache, store, entry
         assert await get(cache, lab_source(store, f"{number}")) == noise(MIB, number)
         assert disk_use(entry_files) <= 10 * MIB
     assert cache.counters.evictions >= 20
-    while (await cache.stat()).filling or (cache._evicting is not None and not cache._evicting.done()):
+    while (await cache.stat()).filling or (cache._evicting is not None and not cache._evicting.done()):  # noqa: ASYNC110 (a test may poll)
         await asyncio.sleep(0.01)
     counted = cache._node.space.usage()
     assert counted == cache._node.space.recount(), "the count did not drift"
