@@ -68,6 +68,8 @@ class StatsBook:
         self._database = database
         self._pending: dict[str, TransformStats] = {}
         self._flusher: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
+        """Held while sums are on their way to the database, so that a reader never looks in between."""
 
     def add(self, transform_id: str, work: wire.Stats, outcome: Outcome) -> None:
         self._pending.setdefault(transform_id, TransformStats()).add(work, outcome)
@@ -99,15 +101,16 @@ class StatsBook:
                 log.warning("can't write the transforms' stats, trying again: %s", error)
 
     async def _flush(self) -> None:
-        pending, self._pending = self._pending, {}
-        if not pending:
-            return
-        try:
-            await self._database.write(lambda session: _add_all(session, pending))
-        except BaseException:
-            for transform_id, stats in pending.items():
-                self._pending.setdefault(transform_id, TransformStats()).merge(stats)
-            raise
+        async with self._writing:
+            pending, self._pending = self._pending, {}
+            if not pending:
+                return
+            try:
+                await self._database.write(lambda session: _add_all(session, pending))
+            except BaseException:
+                for transform_id, stats in pending.items():
+                    self._pending.setdefault(transform_id, TransformStats()).merge(stats)
+                raise
 
 
 def _add_all(session: Session, pending: dict[str, TransformStats]) -> None:
