@@ -19,6 +19,8 @@
     │   ├── TransformStartError    the runtime could not start (import error, missing requirement)
     │   ├── SampleError            the function failed on a sample, and the policy says fail
     │   └── WorkerLost             a worker died or hung, and its work could not be continued
+    ├── KubernetesError        the Kubernetes API refuses, and why
+    │   └── KubernetesUnavailable  it does not answer, or says to try again
     ├── CacheCorrupt           a cached block does not match its checksum
     └── LocalStorageError      this node's disk is full or failing
 
@@ -134,6 +136,23 @@ class SampleError(TransformError):
 
 class WorkerLost(TransformError):
     code = "worker_lost"
+
+
+class KubernetesError(GatewayError):
+    """Carries the answer's HTTP status (0 without an answer) and Kubernetes' own reason (`NotFound`, `Forbidden`, ...)."""
+
+    code = "kubernetes_failed"
+
+    def __init__(
+        self, message: str, *, hint: str = "", retry_after: float | None = None, status: int = 0, reason: str = ""
+    ) -> None:
+        super().__init__(message, hint=hint, retry_after=retry_after)
+        self.status = status
+        self.reason = reason
+
+
+class KubernetesUnavailable(KubernetesError):
+    code = "kubernetes_unavailable"
 
 
 class CacheCorrupt(GatewayError):

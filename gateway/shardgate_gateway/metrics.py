@@ -40,6 +40,10 @@ RUNNING = Gauge("shardgate_http_running", "Requests being answered now.", multip
 ETL_JOBS = Counter("shardgate_etl_jobs", "Shards, or parts of them, that a worker had, by how that ended.", ["outcome"])
 ETL_SAMPLES = Counter("shardgate_etl_samples", "Samples that workers made.")
 ETL_WAITING = Gauge("shardgate_etl_waiting", "Requests that wait for a worker now.", multiprocess_mode="livesum")
+KUBERNETES_CALLS = Counter(
+    "shardgate_kubernetes_calls", "Requests to the Kubernetes API, by answer.", ["method", "resource", "status"]
+)
+KUBERNETES_WATCHES = Counter("shardgate_kubernetes_watches", "Watches begun, by kind and cause.", ["kind", "cause"])
 REFUSED = Counter("shardgate_http_refused", "Connections answered 503 because no file descriptor was free.")
 SECONDS = Histogram(
     "shardgate_http_seconds",

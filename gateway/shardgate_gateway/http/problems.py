@@ -62,6 +62,8 @@ STATUS: dict[type[GatewayError], int] = {
     errors.UpstreamStalled: 504,
     errors.GenerationChanged: 503,
     errors.UpstreamError: 502,
+    errors.KubernetesError: 502,
+    errors.KubernetesUnavailable: 503,
     errors.UpstreamCorrupt: 502,
     # Transform and shard are what they are: another try of the same request ends the same way.
     errors.TransformError: 422,
