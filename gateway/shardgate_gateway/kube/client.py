@@ -21,7 +21,6 @@ from urllib.parse import urlencode
 import aiohttp
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
-from kubernetes.aio.client.rest import RESTClientObject
 
 from shardgate_gateway import metrics
 from shardgate_gateway.errors import BadRequest, KubernetesError, KubernetesUnavailable
@@ -37,6 +36,8 @@ APPLY_PATCH = "application/apply-patch+yaml"
 """JSON is YAML, too."""
 REQUEST_SECONDS = 15.0
 CONNECT_SECONDS = 5.0
+LINE_BYTES = 2 << 20
+"""Of an event in a watch: etcd takes no larger object."""
 PAGE = 500
 """Objects per answer of a list."""
 KEEPALIVE = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 3, socket.TCP_KEEPCNT: 3, socket.TCP_USER_TIMEOUT: 14_000}
@@ -208,11 +209,12 @@ async def open_api(kubeconfig: str = "", namespace: str = "") -> AsyncIterator[K
             f"no way to the Kubernetes API: {error}", hint="set kubernetes.kubeconfig, or run the gateway in a pod"
         ) from error
     async with ApiClient(configuration) as client:
-        client.rest_client = _Connections(configuration)
-        try:
-            yield KubeApi(client, namespace or own)
-        finally:
-            await client.rest_client.close()
+        client.rest_client.pool_manager = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=client.rest_client.ssl_context, socket_factory=_kept_alive),
+            trust_env=True,
+            read_bufsize=LINE_BYTES,
+        )
+        yield KubeApi(client, namespace or own)
 
 
 def _load_own(configuration: Configuration) -> str:
@@ -227,13 +229,6 @@ def selectors(labels: str, fields: str) -> dict[str, str]:
     """The query parameters of label and field selectors."""
     given = {"labelSelector": labels, "fieldSelector": fields}
     return {name: value for name, value in given.items() if value}
-
-
-class _Connections(RESTClientObject):
-    """The client's connections, with TCP keepalive."""
-
-    def _create_connector(self) -> aiohttp.TCPConnector:
-        return aiohttp.TCPConnector(limit=self.maxsize, ssl=self.ssl_context, socket_factory=_kept_alive)
 
 
 def _kept_alive(address: Any) -> socket.socket:
