@@ -6,6 +6,8 @@ Everything that two of the three programs must agree on stands here, once. It de
 is plain data that anyone may read; `function` is cloudpickle and only an ETL worker or a client ever loads it. The
 transform's identity is the SHA-256 of the package bytes: `transform_id = name-<first 16 hex digits>`.
 
+A *container* is a transform in any language: no function, but how to run a program that speaks HTTP (`Container`).
+
 **Worker protocol.** Gateway and ETL worker talk over one stream socket (Unix or TCP) per shard, in frames:
 one byte type, four bytes little-endian payload length, payload. The gateway sends JOB once and then ACK; the worker
 answers HELLO, any number of SPAN or DATA, and exactly one of END and FAIL. A connection that closes without END or
@@ -35,6 +37,17 @@ REQUEST_ID_HEADER = "X-Request-Id"
 TRANSFORM_HEADER = "X-Shardgate-Transform"
 CACHE_HEADER = "X-Shardgate-Cache"
 """How a GET was answered: `hit`, `miss` (it started the fetch), `filling` (another did), `bypass`, `computed`."""
+STAGES_HEADER = "X-Shardgate-Stages"
+"""In the GET of a worker that reads the result of an earlier stage of its pipeline: how many stages there are in all."""
+FROM_HEADER = "X-Shardgate-From"
+"""Beside it: the first byte that is wanted. It is repeated in an answer that begins there, with status 200."""
+ARGS_HEADER = "X-Shardgate-Args"
+BUCKET_HEADER = "X-Shardgate-Bucket"
+OBJECT_HEADER = "X-Shardgate-Object"
+ETAG_HEADER = "X-Shardgate-Etag"
+SEED_HEADER = "X-Shardgate-Seed"
+EPOCH_HEADER = "X-Shardgate-Epoch"
+"""What a container is told with a request; printable ASCII without `%` stands as it is, the rest is percent-encoded."""
 
 TRANSFORM_PARAMETERS = ("transform_id", "etl_name", "uuid")
 """Query parameters that name a transform; the first is ours, the others are accepted as synonyms."""
@@ -43,10 +56,58 @@ PACKAGE_FORMAT = 1
 MAX_NAME = 48
 NAME_PATTERN = r"[a-z0-9]([a-z0-9-]{0,46}[a-z0-9])?"
 """A transform's name: a DNS label with room for its digest, so that it can name Kubernetes objects."""
+STAGE_SEPARATOR = ","
+"""Between the transforms of a pipeline: `transform_id=A,B` is B of A of the object."""
+MAX_STAGES = 8
 
-Kind = Literal["sample", "bytes"]
+Kind = Literal["sample", "bytes", "container"]
+ContainerMethod = Literal["put", "get"]
 OnError = Literal["fail", "skip", "warn"]
 CachePolicy = Literal["never", "always", "auto"]
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """How to run a transform that is a program of its own, and what it speaks.
+
+    It listens on HTTP. `PUT /` brings an object as its body, and the answer's body is the result; both are streamed, and
+    the answer may begin before the request ends. With `method="get"` a `GET /?url=` names where to read the object
+    instead. The query parameter `args` and headers (above) tell the rest. Its answer is 200 with a length or in chunks;
+    any other status makes its body the error message. It gets requests once `health` answers 2xx.
+
+    Attributes:
+        image: What pods run. Embedded mode has no images and runs `command`.
+        command: Program and arguments, in place of the image's entry point. `{port}` stands for the port.
+        args: Further arguments; the image's own where both are empty.
+        env: Environment variables. `PORT` is always set.
+        port: Where it listens in a pod. Embedded mode picks a free one.
+        health: Path that answers 2xx when it is ready.
+        method: How it gets objects.
+        content_type: Of its results.
+        pod: A pod template (`metadata`, `spec`) in place of `image`; its first container is the one that listens.
+    """
+
+    image: str = ""
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    port: int = 8000
+    health: str = "/health"
+    method: ContainerMethod = "put"
+    content_type: str = "application/octet-stream"
+    pod: dict[str, Any] | None = None
+
+    @classmethod
+    def from_map(cls, data: dict[str, Any]) -> Container:
+        """Build from a decoded map; unknown keys are ignored."""
+        values = {f.name: data[f.name] for f in fields(cls) if f.name in data}
+        for name in ("command", "args"):
+            values[name] = tuple(values.get(name, ()))
+        return cls(**values)
+
+    def program(self, port: int) -> list[str]:
+        """Command and arguments with the port put in."""
+        return [part.replace("{port}", str(port)) for part in (*self.command, *self.args)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +117,7 @@ class Manifest:
     Attributes:
         name: Human name, see `NAME_PATTERN`.
         kind: `sample`: the function maps a sample dict to a dict, a list of dicts or None; `bytes`: bytes to bytes,
-            called with the whole object (not a tar member).
+            called with the whole object (not a tar member); `container`: there is no function, see `container`.
         decoder: webdataset decoder spec for samples ("pil", "rgb", "torchrgb", ...) or "" for undecoded bytes.
         on_error: What a failing sample does: end the shard with an error, be left out, or be left out and logged.
         sample_timeout: Seconds a single sample may take; 0 is no limit.
@@ -64,6 +125,8 @@ class Manifest:
         requirements: Pinned distributions that the function imports, like "torch==2.6.0", sorted.
         entry: Qualified name of the function or class, for people.
         source: Its source text where that could be read, for people.
+        takes_args: Whether the request's `args` reach it; requests with `args` are refused otherwise.
+        container: How to run it, if it is one.
     """
 
     name: str
@@ -75,6 +138,8 @@ class Manifest:
     requirements: tuple[str, ...] = ()
     entry: str = ""
     source: str = ""
+    takes_args: bool = True
+    container: Container | None = None
 
     @classmethod
     def from_map(cls, data: dict[str, Any]) -> Manifest:
@@ -86,10 +151,12 @@ class Manifest:
         known = {f.name for f in fields(cls)}
         values = {key: value for key, value in data.items() if key in known}
         values["requirements"] = tuple(values.get("requirements", ()))
+        if values.get("container") is not None:
+            values["container"] = Container.from_map(values["container"])
         return cls(**values)
 
 
-def pack_package(manifest: Manifest, function: bytes) -> bytes:
+def pack_package(manifest: Manifest, function: bytes = b"") -> bytes:
     return bytes(msgpack.packb({"format": PACKAGE_FORMAT, "manifest": asdict(manifest), "function": function}))
 
 
@@ -160,6 +227,9 @@ class Job:
         poison: Samples that are not to be run again, index to reason; the error policy treats them.
         careful: Report every sample by itself, so that a dying worker leaves no doubt about the sample.
         ring: The gateway shares memory with the worker and takes SPAN frames.
+        weak: The etag does not promise that the same version has the same bytes: reading `url` is never continued in the
+            middle.
+        stages: How many stages the pipeline has whose earlier ones make what `url` gives; 0 if that is a raw object.
     """
 
     request_id: str
@@ -181,6 +251,8 @@ class Job:
     poison: dict[int, str] = field(default_factory=dict)
     careful: bool = False
     ring: bool = False
+    weak: bool = False
+    stages: int = 0
 
     def pack(self) -> bytes:
         return bytes(msgpack.packb(asdict(self)))
@@ -243,7 +315,8 @@ class Failure:
 
     Attributes:
         code: `sample_failed` (user code), `input_invalid` (the raw shard is no good tar), `input_unavailable` (it could
-            not be read; another try may help), `internal`.
+            not be read; another try may help), `stage_failed` (an earlier stage of the pipeline failed, and would
+            again), `stage_busy` (an earlier stage has no worker free), `internal`.
         message: Names shard, sample and cause.
         hint: What to do.
         sample: Index in the shard, where one is to blame. key: its name.
