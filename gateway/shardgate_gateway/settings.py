@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 GIB = 1 << 30
 ENV_PREFIX = "SHARDGATE_"
+MIN_KEY_BYTES = 32
+"""What HS256 needs."""
 
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
@@ -46,12 +48,18 @@ class Group(BaseModel):
 class ServeSettings(Group):
     """The HTTP service."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on. Anything but loopback needs `token`.")
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on. All but loopback needs `token` or `auth.tokens_file`."
+    )
     port: int = Field(wire.DEFAULT_PORT, ge=0, le=65535, description="TCP port; 0 picks a free one and prints it.")
     workers: int = Field(
         1, ge=1, le=256, description="Gateway processes that share the port. One per core that serves."
     )
-    token: str = Field("", description="Bearer token that every request must carry, except health checks.")
+    token: str = Field(
+        "",
+        description="Bearer token that may do everything. Where this or `auth.tokens_file` is set, every request but "
+        "health checks needs a token.",
+    )
     public_url: str = Field(
         "", description="How ETL workers and clients reach this gateway, if not by `http://host:port`."
     )
@@ -67,14 +75,30 @@ class ServeSettings(Group):
     max_put_bytes: int = Field(64 * GIB, ge=0, description="Bytes of the largest object that a PUT may store.")
     keepalive_seconds: float = Field(75, ge=0, description="Seconds an idle client connection is kept.")
 
-    @model_validator(mode="after")
-    def _public_needs_token(self) -> ServeSettings:
-        if not self.token and not is_loopback(self.host):
-            raise ValueError(
-                f"serve.host {self.host} can be reached from other machines, so serve.token must be set; "
-                "or listen on 127.0.0.1"
-            )
-        return self
+
+class AuthSettings(Group):
+    """Who may do what; without any of it, and without `serve.token`, everybody may do everything."""
+
+    tokens_file: str = Field(
+        "",
+        description="TOML or JSON file with the tokens of people and programs, each with `name`, `token` and `scopes`; "
+        "see docs/http.md. It is read again when it changes.",
+    )
+    signing_key_file: str = Field(
+        "",
+        description="File with the key that signs the tokens of the gateway's own parts, the same for all gateways. "
+        "One key a line: the first signs, all are accepted. It is read again when it changes.",
+    )
+    signing_key: str = Field(
+        "", description="The key itself, where no file holds it; empty takes a random one at every start."
+    )
+
+    @field_validator("signing_key")
+    @classmethod
+    def _long_enough(cls, key: str) -> str:
+        if key and len(key.encode()) < MIN_KEY_BYTES:
+            raise ValueError(f"it has fewer than {MIN_KEY_BYTES} bytes; `openssl rand -hex 32` makes a good one")
+        return key
 
 
 class CacheSettings(Group):
@@ -283,6 +307,7 @@ class Settings(Group):
     """All groups, and the buckets by `PROVIDER://NAME`."""
 
     serve: ServeSettings = Field(default_factory=ServeSettings)
+    auth: AuthSettings = Field(default_factory=AuthSettings)
     cache: CacheSettings = Field(default_factory=CacheSettings)
     upstream: UpstreamSettings = Field(default_factory=UpstreamSettings)
     etl: EtlSettings = Field(default_factory=EtlSettings)
@@ -291,6 +316,15 @@ class Settings(Group):
     buckets: dict[str, BucketSettings] = Field(
         default_factory=dict, description="Buckets by `PROVIDER://NAME`; see docs/buckets.md."
     )
+
+    @model_validator(mode="after")
+    def _public_needs_tokens(self) -> Settings:
+        if not (self.serve.token or self.auth.tokens_file) and not is_loopback(self.serve.host):
+            raise ValueError(
+                f"serve.host {self.serve.host} can be reached from other machines, so serve.token or auth.tokens_file "
+                "must be set; or listen on 127.0.0.1"
+            )
+        return self
 
     @model_validator(mode="after")
     def _memory_is_not_shared(self) -> Settings:

@@ -100,7 +100,7 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "gateway.example"])
 def test_a_public_address_without_a_token_is_refused(host: str) -> None:
-    with pytest.raises(BadRequest, match=r"serve\.token must be set"):
+    with pytest.raises(BadRequest, match=r"serve\.token or auth\.tokens_file must be set"):
         settings.load(None, {"serve": {"host": host}})
     assert settings.load(None, {"serve": {"host": host, "token": "t"}}).serve.host == host
 

@@ -1,0 +1,391 @@
+"""Who asks, and what they may do.
+
+Every request carries a bearer token, which `Tokens.check` turns into a `Grant`: a subject and its scopes. There are
+three kinds of tokens: `serve.token`, which may do everything; those of `auth.tokens_file`, which the operator hands to
+people; and those that the gateway signs (JWT, HS256) for its own parts, good for a short time and for one thing. Signed
+tokens need no storage: any gateway with the same key can check what another one issued.
+
+What can go wrong, and what is done about it:
+- Scopes hold patterns, and patterns are where rules leak. There is one wildcard (`*`, anything, slashes as well) and no
+  regular expression; a pattern is compared with the name by which the gateway itself opens the object (canonical
+  provider, key decoded once), never with what stands in the URL.
+- Secrets are changed by changing their file, so files are looked at again once a second. A file that can't be read any
+  more leaves the last good tokens in place: a typo must not lock everybody out. A key file may hold several keys, one a
+  line: the first signs, all are accepted, so that a key can be changed without a moment in which nothing is valid.
+- Tokens are compared by their SHA-256, so the time it takes tells nothing about them.
+- Where no token is set at all, everybody may do everything; the settings allow that on loopback only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import secrets
+import time
+import tomllib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import jwt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shardgate.providers import canonical
+from shardgate_gateway.errors import BadRequest, Forbidden, Unauthenticated
+from shardgate_gateway.settings import MIN_KEY_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from shardgate_gateway.settings import AuthSettings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ADMIN = "admin"
+PEER = "peer"
+USE = "transforms:use"
+REGISTER = "transforms:register"
+READ = "read"
+WRITE = "write"
+PACKAGE = "package"
+ENVIRONMENT = "environment"
+FLAGS = frozenset({ADMIN, PEER, USE, REGISTER})
+"""Scopes that stand alone."""
+RESOURCES = frozenset({READ, WRITE, PACKAGE, ENVIRONMENT})
+"""Scopes that name what they are for: `read:gcp://bucket/*`, `package:train-0123456789abcdef`."""
+OBJECTS = frozenset({READ, WRITE})
+
+ALGORITHM = "HS256"
+ISSUER = "shardgate"
+LEEWAY_SECONDS = 10.0
+"""How far the clocks of two gateways may be apart."""
+LOOK_SECONDS = 1.0
+"""How often the files are looked at."""
+REMEMBERED = 4096
+_PATTERN = "write PROVIDER://BUCKET/*, like gcp://imagenet/*"
+_SEND = "send `Authorization: Bearer TOKEN`; clients take it from SHARDGATE_TOKEN"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A parsed scope: an action, and the literals between the wildcards of its pattern."""
+
+    action: str
+    literals: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Scope:
+        r"""Read `admin`, `read:PATTERN` and so on. In a pattern `*` matches anything, `\*` a star and `\\` a backslash.
+
+        Raises:
+            BadRequest: There is no such scope.
+        """
+        if text in FLAGS:
+            return cls(text)
+        action, _, pattern = text.partition(":")
+        if action not in RESOURCES or not pattern:
+            raise BadRequest(
+                f"there is no scope {text!r}",
+                hint=f"scopes are {', '.join(sorted(FLAGS))}, and NAME:PATTERN with {', '.join(sorted(RESOURCES))}",
+            )
+        return cls(action, _literals(_canonical(text, pattern) if action in OBJECTS else pattern))
+
+    def matches(self, resource: str) -> bool:
+        first, *rest = self.literals
+        if not rest:
+            return resource == first
+        *middle, last = rest
+        at, end = len(first), len(resource) - len(last)
+        if end < at or not (resource.startswith(first) and resource.endswith(last)):
+            return False
+        for literal in middle:
+            at = resource.find(literal, at, end)
+            if at < 0:
+                return False
+            at += len(literal)
+        return True
+
+    def matches_below(self, prefix: str) -> bool:
+        """Whether it can match anything that begins with `prefix`."""
+        first, *rest = self.literals
+        return first.startswith(prefix) or (bool(rest) and prefix.startswith(first))
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one bearer may do.
+
+    Attributes:
+        subject: Who it is, for logs and records.
+        scopes: As in ARCHITECTURE's table.
+    """
+
+    subject: str
+    scopes: frozenset[str]
+
+    def allows(self, action: str, resource: str = "") -> bool:
+        """Whether a scope covers this action, on this resource where the action has one.
+
+        Args:
+            action: `admin`, `peer`, `transforms:use`, `transforms:register`, `read`, `write`, `package`, `environment`.
+            resource: `provider://bucket/key` with the canonical provider, or the id of a transform or environment.
+        """
+        return self._holds(action) or any(scope.matches(resource) for scope in self._patterns(action))
+
+    def allows_below(self, action: str, prefix: str) -> bool:
+        """Whether there can be a resource beginning with `prefix` that `allows` would let through."""
+        return self._holds(action) or any(scope.matches_below(prefix) for scope in self._patterns(action))
+
+    def require(self, action: str, resource: str = "") -> None:
+        """Raise Forbidden, naming the scope that is missing, unless `allows`."""
+        if not self.allows(action, resource):
+            raise self.lacks(action, resource)
+
+    def lacks(self, action: str, resource: str = "") -> Forbidden:
+        scope = f"{action}:{resource}" if resource else action
+        return Forbidden(
+            f"the token of {self.subject} has no scope {scope}",
+            hint="ask the operator of this gateway for a token with that scope, or with a pattern that covers it",
+        )
+
+    def _holds(self, action: str) -> bool:
+        """Admins may do everything; peers may read and transform, because they ask for somebody they have checked."""
+        return (
+            ADMIN in self.scopes
+            or (action in FLAGS and action in self.scopes)
+            or (PEER in self.scopes and action in (READ, USE))
+        )
+
+    def _patterns(self, action: str) -> Iterable[Scope]:
+        if action not in RESOURCES:
+            return ()
+        return (scope for scope in map(_parsed, self.scopes) if scope.action == action)
+
+
+NOBODY = Grant("nobody", frozenset())
+ANYBODY = Grant("anybody", frozenset({ADMIN}))
+"""Who asks where no token is set."""
+
+
+class Tokens:
+    """Checks and signs tokens.
+
+    Args:
+        auth: Files and keys. Without a signing key, what is signed here is valid for this object alone.
+        serve_token: The one token that may do everything, or "".
+
+    Raises:
+        BadRequest: A file can't be used.
+    """
+
+    def __init__(self, auth: AuthSettings, serve_token: str) -> None:
+        self._serve_token = serve_token
+        self._open = not (serve_token or auth.tokens_file)
+        nobody: dict[str, Grant] = {}
+        self._users = _Watched("auth.tokens_file", auth.tokens_file, _read_users, nobody)
+        keys: tuple[str, ...] = (auth.signing_key or secrets.token_hex(MIN_KEY_BYTES),)
+        self._keys = _Watched("auth.signing_key_file", auth.signing_key_file, _read_keys, keys)
+        self._static: dict[bytes, Grant] = {}
+        self._remembered: dict[str, tuple[Grant, float]] = {}
+        self._look = 0.0
+        self._refresh()
+
+    def mint(self, subject: str, scopes: Iterable[str], *, seconds: float) -> str:
+        """Sign a token.
+
+        Args:
+            subject: Who will carry it, for logs.
+            scopes: What it is good for; `exact` quotes a name with a star in it.
+            seconds: How long.
+        """
+        now = time.time()
+        named = sorted(set(scopes))
+        for scope in named:
+            _parsed(scope)
+        claims = {"iss": ISSUER, "sub": subject, "scopes": named, "iat": int(now), "exp": math.ceil(now + seconds)}
+        self._refresh()
+        return jwt.encode(claims, self._keys.value[0], ALGORITHM)
+
+    def check(self, bearer: str | None) -> Grant:
+        """What the bearer of a token may do.
+
+        Raises:
+            Unauthenticated: There is no token, or none of ours, or it has expired.
+        """
+        if self._open:
+            return ANYBODY
+        self._refresh()
+        if not bearer:
+            raise Unauthenticated("no bearer token came with the request", hint=_SEND)
+        grant, until = self._remembered.get(bearer, (None, 0.0))
+        if grant is None or time.time() >= until:
+            grant, until = self._examine(bearer)
+            if len(self._remembered) >= REMEMBERED:
+                self._remembered.clear()
+            self._remembered[bearer] = grant, until
+        return grant
+
+    def _examine(self, bearer: str) -> tuple[Grant, float]:
+        known = self._static.get(_digest(bearer))
+        if known is not None:
+            return known, math.inf
+        for key in self._keys.value:
+            try:
+                claims = jwt.decode(
+                    bearer,
+                    key,
+                    [ALGORITHM],
+                    issuer=ISSUER,
+                    leeway=LEEWAY_SECONDS,
+                    options={"require": ["exp", "iss", "sub", "scopes"]},
+                )
+            except jwt.ExpiredSignatureError:
+                raise Unauthenticated(
+                    "the bearer token has expired", hint="get a new one; the clock of who signed it may also be wrong"
+                ) from None
+            except (jwt.InvalidTokenError, UnicodeError):
+                continue
+            return Grant(claims["sub"], frozenset(filter(_known, claims["scopes"]))), claims["exp"] + LEEWAY_SECONDS
+        raise Unauthenticated("the bearer token is wrong", hint=_SEND)
+
+    def _refresh(self) -> None:
+        now = time.monotonic()
+        if now < self._look:
+            return
+        self._look = now + LOOK_SECONDS
+        users, keys = self._users.changed(), self._keys.changed()
+        if users or not self._static:
+            self._static = {_digest(token): grant for token, grant in self._users.value.items()}
+            if self._serve_token:
+                self._static[_digest(self._serve_token)] = Grant(ADMIN, frozenset({ADMIN}))
+        if users or keys:
+            self._remembered.clear()
+
+
+def exact(resource: str) -> str:
+    """A pattern that matches this name alone, also where there is a star in it."""
+    return resource.replace("\\", "\\\\").replace("*", "\\*")
+
+
+class _Watched(Generic[T]):
+    """A file's content, read again when the file changes; without a path, `value` for good."""
+
+    def __init__(self, setting: str, path: str, read: Callable[[str], T], value: T) -> None:
+        self._name = f"{setting} {path}"
+        self._path = Path(path).expanduser() if path else None
+        self._read = read
+        self._seen: tuple[int, ...] | None = None
+        self._complained = False
+        self.value = value
+        if self._path is not None:
+            try:
+                self._load(self._path)
+            except (OSError, ValueError, BadRequest) as error:
+                raise BadRequest(f"{self._name}: {_reason(error)}", hint="docs/http.md says what is in it") from None
+
+    def changed(self) -> bool:
+        """Look at the file, and read it if it is another one now."""
+        if self._path is None:
+            return False
+        try:
+            changed = self._load(self._path)
+        except (OSError, ValueError, BadRequest) as error:
+            if not self._complained:
+                log.error("%s: %s; what it said before still holds", self._name, _reason(error))  # noqa: TRY400 (a traceback may show tokens)
+            self._complained = True
+            return False
+        self._complained = False
+        return changed
+
+    def _load(self, path: Path) -> bool:
+        stat = path.stat()
+        seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        if seen == self._seen:
+            return False
+        self.value = self._read(path.read_text())
+        self._seen = seen
+        return True
+
+
+class _User(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    token: str = Field(min_length=16, description="Shorter ones can be guessed.")
+    scopes: tuple[str, ...]
+
+
+class _Users(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tokens: tuple[_User, ...]
+
+
+def _read_users(text: str) -> dict[str, Grant]:
+    users = _Users.model_validate(json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)).tokens
+    for user in users:
+        for scope in user.scopes:
+            _parsed(scope)
+    return {user.token: Grant(user.name, frozenset(user.scopes)) for user in users}
+
+
+def _read_keys(text: str) -> tuple[str, ...]:
+    keys = tuple(filter(None, map(str.strip, text.splitlines())))
+    if not keys or any(len(key.encode()) < MIN_KEY_BYTES for key in keys):
+        raise BadRequest(f"it needs keys of {MIN_KEY_BYTES} bytes or more, one a line, as `openssl rand -hex 32` makes")
+    return keys
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, without the tokens that pydantic would show."""
+    if isinstance(error, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors())
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _parsed(scope: str) -> Scope:
+    return Scope.parse(scope)
+
+
+def _known(scope: object) -> bool:
+    """A gateway of another version may have signed scopes that mean nothing here."""
+    try:
+        return isinstance(scope, str) and bool(_parsed(scope))
+    except BadRequest:
+        return False
+
+
+def _canonical(text: str, pattern: str) -> str:
+    """The pattern with the one spelling of its provider."""
+    provider, separator, rest = pattern.partition("://")
+    if "*" not in pattern and not ("/" in rest and rest.partition("/")[2]):
+        raise BadRequest(f"the scope {text!r} matches no object", hint=_PATTERN)
+    if not separator or "*" in provider:
+        return pattern
+    try:
+        return f"{canonical(provider)}://{rest}"
+    except ValueError as error:
+        raise BadRequest(f"the scope {text!r}: {error}", hint=_PATTERN) from None
+
+
+def _literals(pattern: str) -> tuple[str, ...]:
+    found = [""]
+    characters = iter(pattern)
+    for character in characters:
+        if character == "*":
+            found.append("")
+        else:
+            found[-1] += next(characters, "\\") if character == "\\" else character
+    return tuple(found)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode(errors="surrogateescape")).digest()
