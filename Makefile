@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test lint fast format bench servers clean
+.PHONY: demo test lint fast format bench servers images images-torch clean
 
 demo: $(VENV)/.installed          ## the main job, end to end, on real photographs, with no cluster
 	$(BIN)/shardgate demo
@@ -31,6 +31,12 @@ bench: $(VENV)/.installed servers ## the table of docs/performance.md, as ratios
 
 servers: $(VENV)/.installed       ## real stores for the tests, from their own package registries
 	$(BIN)/python tests/support/servers.py install
+
+images:                           ## the gateway and the slim runtime; pushed to $REGISTRY where that is set
+	deploy/build-images gateway runtime
+
+images-torch:                     ## the runtime with torch and torchvision: gigabytes, and minutes
+	deploy/build-images runtime-torch
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "shardgate needs Python 3.11 or newer; set PYTHON=python3.x")'
