@@ -65,11 +65,15 @@ class Registry:
         database: Holds the rows.
         packages: Holds the packages.
         settings: `etl.package_bytes` limits a package.
-        check: Raises PackageInvalid for a manifest that the runner could never run.
+        check: Raises PackageInvalid or Forbidden for what the runner could never run, or may not.
     """
 
     def __init__(
-        self, database: Database, packages: Store, settings: EtlSettings, check: Callable[[wire.Manifest], None]
+        self,
+        database: Database,
+        packages: Store,
+        settings: EtlSettings,
+        check: Callable[[wire.Manifest, TransformOptions], None],
     ) -> None:
         self._database = database
         self._packages = packages
@@ -83,16 +87,17 @@ class Registry:
 
         Raises:
             PackageInvalid: Not a package, too large, or of values this gateway can't run.
+            Forbidden: The options ask for what the operator does not allow.
             LocalStorageError: The database failed.
             UpstreamError: The package store failed.
         """
-        manifest = self._validate(package)
+        manifest = self._validate(package, options)
         row = TransformRow(
             id=wire.transform_id(manifest.name, package),
             name=manifest.name,
             digest=hashlib.sha256(package).hexdigest(),
             manifest=asdict(manifest),
-            options=options.model_dump(),
+            options=options.model_dump(mode="json"),
             package_bytes=len(package),
             created_at=datetime.now(UTC),
         )
@@ -166,7 +171,7 @@ class Registry:
     async def aclose(self) -> None:
         await self._stats.aclose()
 
-    def _validate(self, package: bytes) -> wire.Manifest:
+    def _validate(self, package: bytes, options: TransformOptions) -> wire.Manifest:
         if len(package) > self._settings.package_bytes:
             raise PackageInvalid(
                 f"the package has {len(package)} bytes, and {self._settings.package_bytes} are allowed",
@@ -179,7 +184,7 @@ class Registry:
                 f"the package can't be read: {error}", hint="client and gateway may be of different versions"
             ) from error
         _check_values(manifest, function)
-        self._check(manifest)
+        self._check(manifest, options)
         return manifest
 
 

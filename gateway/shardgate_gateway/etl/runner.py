@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
     from datetime import datetime
 
     from shardgate import wire
     from shardgate_gateway.cache.reader import FileSpan
+    from shardgate_gateway.etl.options import TransformOptions
     from shardgate_gateway.etl.registry import TransformRecord
 
-RunnerState = Literal["pending", "starting", "ready", "failed", "idle", "stopped"]
-"""`pending`: not asked for yet. `idle`: stopped because nobody asked for a while; the next GET starts it again."""
+RunnerState = Literal["pending", "starting", "ready", "degraded", "failed", "idle", "stopped"]
+"""`pending`: not asked for yet, or nowhere to run yet. `degraded`: it answers, with fewer pods than it should have.
+`idle`: ended because nobody asked for a while; the next GET starts it again. `stopped`: by somebody, until `start`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +73,12 @@ class Runner(ABC):
     """Runs transforms."""
 
     @abstractmethod
-    def check(self, manifest: wire.Manifest) -> None:
-        """Refuse at registration what could never start.
+    def check(self, manifest: wire.Manifest, options: TransformOptions) -> None:
+        """Refuse at registration what could never start, or may not.
 
         Raises:
-            PackageInvalid: With the reason.
+            PackageInvalid: The code can't run here, and why.
+            Forbidden: The options ask for more than the operator allows.
         """
 
     @abstractmethod
@@ -83,7 +87,12 @@ class Runner(ABC):
 
         Raises:
             TransformStartError: It can't start; the message is what the runtime said.
+            Conflict: Somebody stopped it.
         """
+
+    @abstractmethod
+    async def start(self, record: TransformRecord) -> None:
+        """`ensure`, also where somebody stopped it. Raises TransformStartError."""
 
     @abstractmethod
     async def connect(self, record: TransformRecord, job: wire.Job, input: FileSpan | None) -> WorkerConnection:  # noqa: A002
@@ -105,7 +114,7 @@ class Runner(ABC):
 
     @abstractmethod
     async def stop(self, id: str) -> None:  # noqa: A002
-        """Stop a transform's runtime, if it runs. Jobs that somebody still reads are lost, and start it again."""
+        """Stop a transform's runtime until `start`. Jobs that somebody still reads are lost."""
 
     @abstractmethod
     async def remove(self, id: str) -> None:  # noqa: A002
@@ -114,6 +123,10 @@ class Runner(ABC):
     @abstractmethod
     async def logs(self, id: str, *, tail: int) -> str:  # noqa: A002
         """The last `tail` lines that the runtime and its workers wrote."""
+
+    @abstractmethod
+    def follow(self, id: str, *, tail: int) -> AsyncGenerator[bytes]:  # noqa: A002
+        """The last `tail` lines, and what is written from now on, until the generator is closed."""
 
     @abstractmethod
     async def aclose(self) -> None:

@@ -83,7 +83,7 @@ async def _describe(service: Service, record: TransformRecord) -> dict[str, Any]
         "name": record.name,
         "digest": record.digest,
         "manifest": asdict(record.manifest),
-        "options": record.options.model_dump(),
+        "options": record.options.model_dump(mode="json"),
         "package_bytes": record.package_bytes,
         "created_at": record.created_at.isoformat(),
         **asdict(status),

@@ -13,6 +13,7 @@ from readers import curl, send_raw
 
 from shardgate import wire
 from shardgate.capture import capture
+from shardgate_gateway.etl.options import TransformOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -85,7 +86,7 @@ def test_a_package_is_new_once_and_then_known(gateway: GatewayProcess) -> None:
     assert (first.status, second.status) == (201, 200)
     record = json.loads(second.body)
     assert record["id"].startswith("once-")
-    assert record["options"] == {"cache": "never", "workers": 1, "memory_bytes": 0}
+    assert record["options"] == TransformOptions(cache="never", workers=1).model_dump(mode="json")
     assert curl(f"{gateway.endpoint}/v1/transforms/once/package").body == package
     assert record["id"] in [entry["id"] for entry in json.loads(curl(f"{gateway.endpoint}/v1/transforms").body)]
     assert curl(f"{gateway.endpoint}/v1/transforms/{record['id']}", "-X", "DELETE").status == 204

@@ -6,15 +6,20 @@ part is put aside and the file emptied; they go on at its new end.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
     from pathlib import Path
 
 MAX_BYTES = 16 << 20
 KEPT_BYTES = 4 << 20
 """Of a file that is cut, put aside as `<name>.1`."""
+
+LOOK_SECONDS = 0.2
+"""Between looks at a log that somebody follows."""
 
 
 class LogFile:
@@ -42,6 +47,20 @@ class LogFile:
         if len(text) < KEPT_BYTES:
             text = _tail(self._older, KEPT_BYTES) + text
         return "".join(text.decode(errors="replace").splitlines(keepends=True)[-lines:]) if lines > 0 else ""
+
+    async def follow(self, lines: int) -> AsyncGenerator[bytes]:
+        """The last `lines` lines, then what is written from now on."""
+        place = self._path.stat().st_size if self._path.exists() else 0
+        yield (await asyncio.to_thread(self.tail, lines)).encode()
+        while True:
+            size = self._path.stat().st_size if self._path.exists() else 0
+            if size < place:  # it was cut; what was written since is all new
+                place = 0
+            if size > place:
+                yield _tail(self._path, size - place)
+                place = size
+            else:
+                await asyncio.sleep(LOOK_SECONDS)
 
     def remove(self) -> None:
         self._path.unlink(missing_ok=True)

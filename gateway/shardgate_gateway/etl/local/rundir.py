@@ -5,6 +5,7 @@
                   a probe at the wrong moment would make a runtime believe that another one runs
     status.json   what the runtime says of itself
     worker.sock   where it listens
+    stopped       is there if somebody stopped it: it stays so until somebody starts it
     package       what it runs
 
 A Unix socket's path has at most 107 bytes and folders may be deeper. So the runtime runs in this folder and listens on
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 SOCKET = "worker.sock"
 PACKAGE = "package"
+STOPPED = "stopped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,16 @@ class RunDir:
 
     def forget_status(self) -> None:
         (self.path / "status.json").unlink(missing_ok=True)
+
+    @property
+    def stopped(self) -> bool:
+        return (self.path / STOPPED).exists()
+
+    def set_stopped(self, stopped: bool) -> None:
+        if stopped:
+            (self.path / STOPPED).touch()
+        else:
+            (self.path / STOPPED).unlink(missing_ok=True)
 
     def write_package(self, package: bytes) -> None:
         self._replace(PACKAGE, package)

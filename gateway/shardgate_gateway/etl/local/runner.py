@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shardgate_gateway import metrics
-from shardgate_gateway.errors import Busy, WorkerLost
+from shardgate_gateway.errors import Busy, PackageInvalid, WorkerLost
 from shardgate_gateway.etl.connection import StreamConnection
 from shardgate_gateway.etl.local import limits
 from shardgate_gateway.etl.local.interpreter import Interpreter
@@ -26,10 +26,11 @@ from shardgate_gateway.etl.local.runtime import LocalRuntime
 from shardgate_gateway.etl.runner import Runner, RunnerState, RunnerStatus, WorkerConnection
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from shardgate import wire
     from shardgate_gateway.cache.reader import FileSpan
+    from shardgate_gateway.etl.options import TransformOptions
     from shardgate_gateway.etl.registry import TransformRecord
     from shardgate_gateway.settings import EtlSettings
 
@@ -58,8 +59,14 @@ class LocalRunner(Runner):
         self._runtimes: dict[str, LocalRuntime] = {}
         self._cutter: asyncio.Task[None] | None = None
 
-    def check(self, manifest: wire.Manifest) -> None:
+    def check(self, manifest: wire.Manifest, options: TransformOptions) -> None:
         self._interpreter.check(manifest)
+        if options.secrets or options.image:
+            wanted = "secrets" if options.secrets else "image"
+            raise PackageInvalid(
+                f"transform {manifest.name!r} asks for {wanted}, and its workers are processes of this machine",
+                hint=f"leave {wanted} out, or use a gateway whose etl.runner is kubernetes",
+            )
 
     async def ensure(self, record: TransformRecord) -> None:
         runtime = self._runtime(record.id)
@@ -67,6 +74,10 @@ class LocalRunner(Runner):
         if self._cutter is None:
             self._cutter = asyncio.create_task(self._cut_logs())
         await runtime.ensure(self._command(record, runtime.workers), lambda: self._package(record.id))
+
+    async def start(self, record: TransformRecord) -> None:
+        RunDir(self._state_dir / "run" / record.id).set_stopped(False)
+        await self.ensure(record)
 
     async def connect(self, record: TransformRecord, job: wire.Job, input: FileSpan | None) -> WorkerConnection:  # noqa: A002
         runtime = self._runtime(record.id)
@@ -88,6 +99,8 @@ class LocalRunner(Runner):
 
     async def status(self, id: str) -> RunnerStatus:  # noqa: A002
         folder = RunDir(self._state_dir / "run" / id)
+        if folder.stopped:
+            return RunnerStatus("stopped", "somebody stopped it", f"`shardgate etl start {id}` starts it again")
         said = folder.status()
         if said is None:
             return RunnerStatus("starting" if folder.path.exists() else "pending")
@@ -107,6 +120,9 @@ class LocalRunner(Runner):
 
     async def logs(self, id: str, *, tail: int) -> str:  # noqa: A002
         return await asyncio.to_thread(self._log_file(id).tail, tail)
+
+    def follow(self, id: str, *, tail: int) -> AsyncGenerator[bytes]:  # noqa: A002
+        return self._log_file(id).follow(tail)
 
     async def aclose(self) -> None:
         if self._cutter is not None:
@@ -139,7 +155,8 @@ class LocalRunner(Runner):
             "parent": os.getpid(),
         }
         flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-        return [self._interpreter.path, "-m", "shardgate_runtime", *flags]
+        variables = [f"{name}={value}" for name, value in record.options.env.items()]
+        return [*(["env", *variables] if variables else []), self._interpreter.path, "-m", "shardgate_runtime", *flags]
 
     async def _hand_over(
         self, record: TransformRecord, runtime: LocalRuntime, job: wire.Job, input_fd: int | None

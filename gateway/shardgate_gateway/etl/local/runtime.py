@@ -19,7 +19,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
-from shardgate_gateway.errors import TransformStartError
+from shardgate_gateway.errors import Conflict, TransformStartError
 from shardgate_gateway.etl.local.process import STOP_SECONDS, RuntimeProcess
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class LocalRuntime:
 
         Raises:
             TransformStartError: It can't start.
+            Conflict: Somebody stopped it.
         """
         if self._ready and (self._process is None or self._process.running):
             return
@@ -100,10 +101,10 @@ class LocalRuntime:
         self._ready = False
 
     async def stop(self) -> None:
-        """End the runtime, whichever process started it."""
+        """End the runtime, whichever process started it, until somebody starts it again."""
         self._ready = False
-        if not self.folder.path.exists():
-            return
+        self.folder.create()
+        self.folder.set_stopped(True)
         async with self._start_lock():
             if self._process is not None and self._process.running:
                 await self._process.stop()
@@ -129,6 +130,10 @@ class LocalRuntime:
         self.folder.create()
         try:
             async with asyncio.timeout(self._timeout), self._start_lock():
+                if self.folder.stopped:
+                    raise Conflict(
+                        f"transform {self._id} was stopped", hint=f"`shardgate etl start {self._id}` starts it again"
+                    )
                 if await self._joins_a_running_one():
                     self._ready = True
                     return

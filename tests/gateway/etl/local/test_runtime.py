@@ -16,7 +16,7 @@ from shards import shard
 
 from shardgate import wire
 from shardgate.capture import capture
-from shardgate_gateway.errors import TransformStartError
+from shardgate_gateway.errors import Conflict, TransformStartError
 from shardgate_gateway.etl.local import runtime as runtime_module
 from shardgate_gateway.etl.options import TransformOptions
 
@@ -116,10 +116,10 @@ async def test_a_runtime_that_another_gateway_owns_can_be_stopped(etl: Etl, othe
     _, runtime = await other_gateway(record.id)
     await etl.runner.stop(record.id)
     assert not pid_exists(runtime)
-    assert (await etl.runner.status(record.id)).state == "idle"
+    assert (await etl.runner.status(record.id)).state == "stopped"
 
 
-async def test_stop_ends_all_processes_and_the_next_get_starts_them_again(etl: Etl) -> None:
+async def test_stop_ends_all_processes_until_somebody_starts_them_again(etl: Etl) -> None:
     etl.put("a.tar", shard(3))
     record = await etl.register(unchanged, name="unchanged")
     whole = await etl.read(record, "a.tar")
@@ -127,6 +127,9 @@ async def test_stop_ends_all_processes_and_the_next_get_starts_them_again(etl: E
     assert len(pids) == 3
     await etl.runner.stop(record.id)
     assert not any(map(pid_exists, pids))
+    with pytest.raises(Conflict, match="was stopped"):
+        await etl.read(record, "a.tar")
+    await etl.runner.start(record)
     assert await etl.read(record, "a.tar") == whole
 
 
