@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from shardgate import wire
 from shardgate_runtime.failures import ReaderLeft
+from shardgate_runtime.http_get import keep_alive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,8 @@ LINGER_SECONDS = 5.0
 """For a gateway that has got END to close the connection."""
 RECEIVE_BYTES = 64 << 10
 MAX_FDS = 4
+UNACKNOWLEDGED_MILLISECONDS = 30_000
+"""For a machine that died with our bytes on their way to it. A gateway that lives takes them, or gives us up sooner."""
 
 
 class Connection:
@@ -42,7 +45,8 @@ class Connection:
         self.local = sock.family == socket.AF_UNIX
         if not self.local:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            keep_alive(sock)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MILLISECONDS)
 
     def receive_job(self) -> tuple[wire.Job, int | None]:
         """The job, and the file descriptor that came with it.

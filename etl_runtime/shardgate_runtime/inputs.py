@@ -9,21 +9,17 @@ and no short body can pass for the shard.
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import time
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from http import HTTPStatus
-from urllib.parse import urlsplit
 
 from shardgate_runtime.failures import JobFailed, describe, input_unavailable
+from shardgate_runtime.http_get import BadRedirect, asks_to_return, get, text_of
 
 BUFFER_BYTES = 16 << 10
 """Bytes per read of headers and small members; larger members are read by themselves."""
 SKIP_BYTES = 1 << 20
-PROGRESS_TIMEOUT = 60.0
-"""Seconds without a byte after which a connection counts as lost."""
 BACKOFF = (0.1, 0.4, 1.6, 4.0)
 """Seconds before each new connection; progress starts the row anew."""
 
@@ -115,16 +111,17 @@ class FileInput(Input):
 
 
 class HttpInput(Input):
-    """A shard that is pulled from a gateway, from byte `start` on."""
+    """A shard that is pulled from a gateway, from byte `start` on.
+
+    Where the URL names a Service, the next connection may reach another gateway than the last one.
+    """
 
     def __init__(self, url: str, token: str, etag: str, start: int) -> None:
         self._url = url
         self._headers = {"Accept-Encoding": "identity"}
-        if token:
-            self._headers["Authorization"] = f"Bearer {token}"
+        self._token = token
         if etag:
             self._headers["If-Match"] = f'"{etag}"'
-        self._connection: http.client.HTTPConnection | None = None
         self._response: http.client.HTTPResponse | None = None
         self._failures = 0
         self.size: int | None = None
@@ -150,9 +147,7 @@ class HttpInput(Input):
     def close(self) -> None:
         if self._response is not None:
             self._response.close()
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = self._response = None
+        self._response = None
 
     def _read_some(self, count: int) -> bytes:
         """At least one byte, or none at the verified end of the shard."""
@@ -162,6 +157,9 @@ class HttpInput(Input):
                 if self.position == self.size:  # the answer was that nothing is left, and its body is not the shard's
                     break
                 data = response.read(count)
+            except _TryAgain as error:
+                self._lost(str(error))
+                continue
             except (OSError, http.client.HTTPException) as error:
                 self._lost(describe(error))
                 continue
@@ -185,14 +183,14 @@ class HttpInput(Input):
         self._failures += 1
 
     def _connect(self) -> http.client.HTTPResponse:
-        url = urlsplit(self._url)
-        kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-        self._connection = kind(url.hostname or "", url.port, timeout=PROGRESS_TIMEOUT)
         headers = self._headers | ({"Range": f"bytes={self.position}-"} if self.position else {})
-        self._connection.request("GET", url._replace(scheme="", netloc="").geturl(), headers=headers)
-        response = self._connection.getresponse()
+        try:
+            response = self._response = get(self._url, headers, self._token)
+        except BadRedirect as error:
+            raise input_unavailable(str(error)) from error
+        if asks_to_return(response):
+            raise _TryAgain(f"answered {response.status}: {text_of(response)}")
         self._check(response)
-        self._response = response
         return response
 
     def _check(self, response: http.client.HTTPResponse) -> None:
@@ -213,10 +211,12 @@ class HttpInput(Input):
         self.size = total if total is not None else self.size
 
     def _refused(self, response: http.client.HTTPResponse) -> JobFailed:
-        text = response.read(4096).decode("utf-8", "replace")
-        with suppress(ValueError, TypeError, KeyError):  # ours are JSON; another server's may be anything
-            text = json.loads(text)["message"]
-        return input_unavailable(f"{self._url} answered {response.status} from byte {self.position}: {text}")
+        said = text_of(response)
+        return input_unavailable(f"{self._url} answered {response.status} from byte {self.position}: {said}")
+
+
+class _TryAgain(Exception):
+    """The server is there, and can't answer now."""
 
 
 def _total(content_range: str) -> int | None:

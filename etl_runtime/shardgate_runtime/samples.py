@@ -18,10 +18,9 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from webdataset.autodecode import Decoder, DecodingError, imagehandler
-
 from shardgate_runtime.failures import SampleFailed, SampleTimeout, describe, user_traceback
 from shardgate_runtime.tar_writer import encode_sample
+from shardgate_runtime.webdataset_parts import Decoder, DecodingError, imagehandler
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 from zlib import adler32
 
-from webdataset.tariterators import base_plus_ext
-
 from shardgate_runtime.failures import JobFailed, input_invalid
 
 if TYPE_CHECKING:
@@ -49,6 +47,8 @@ MAX_DIGITS = 20
 GNU_KINDS = frozenset((LONG_NAME, LONG_LINK, SPARSE))
 
 META_NAME = re.compile(r"__[^/]*__($|/)")
+SAMPLE_NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")
+"""Key and field: a file's name is cut at its first dot."""
 
 
 class Member(NamedTuple):
@@ -91,9 +91,10 @@ def read_samples(source: Input, url: str, index: int) -> Iterator[RawSample]:
     size = end = 0
     for member in read_members(source):
         end = member.end
-        key, suffix = base_plus_ext(member.name)
-        if not member.regular or key is None or _is_meta(member.name):
+        name = SAMPLE_NAME.fullmatch(member.name)
+        if not member.regular or name is None or _is_meta(member.name):
             continue
+        key, suffix = name.groups()
         if sample is None or key != sample.key:
             if sample is not None and _is_valid(sample):
                 sample.end = member.offset

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
-from webdataset.writer import default_handlers, encode_based_on_extension1
+
+from shardgate_runtime.webdataset_parts import default_handlers, encode_based_on_extension1
 
 Piece = bytes | memoryview | np.ndarray[Any, Any]
 """Bytes of the output, or an array whose memory in C order they are (in Fortran order if it is only that)."""

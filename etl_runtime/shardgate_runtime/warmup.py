@@ -16,7 +16,7 @@ from PIL import Image
 from shardgate import wire
 from shardgate_runtime.output import copy_array
 from shardgate_runtime.samples import make_decoder
-from shardgate_runtime.seeds import Seeds
+from shardgate_runtime.seeds import Seeds, late_torch
 from shardgate_runtime.tar_writer import Piece, encode_sample
 
 PICTURE = (512, 384)
@@ -29,6 +29,7 @@ def warm_up(decoder: str) -> None:
         ValueError: webdataset does not know the decoder.
     """
     decode = make_decoder(decoder)
+    late_torch.watch()
     Seeds(wire.Job("", "", "", "", "")).apply(0)
     picture = BytesIO()
     Image.new("RGB", PICTURE).save(picture, "JPEG")

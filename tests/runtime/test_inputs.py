@@ -55,7 +55,8 @@ class Origin(BaseHTTPRequestHandler):
         fault = server.faults.pop(0) if server.faults else {}
         start = int(self.headers.get("Range", "bytes=0-")[6:-1])
         if "status" in fault:
-            self._answer(fault["status"], b'{"message": "not now"}', fault.get("range", ""))
+            more = {"Content-Range": fault.get("range"), "Retry-After": fault.get("later"), "Location": fault.get("to")}
+            self._answer(fault["status"], b'{"message": "not now"}', {name: more[name] for name in more if more[name]})
             return
         self.send_response(206 if "Range" in self.headers and not fault.get("ignore_range") else 200)
         body = BODY[start:]
@@ -83,10 +84,10 @@ class Origin(BaseHTTPRequestHandler):
         else:
             self.close_connection = True
 
-    def _answer(self, status: int, body: bytes, content_range: str) -> None:
+    def _answer(self, status: int, body: bytes, more: dict[str, str]) -> None:
         self.send_response(status)
-        if content_range:
-            self.send_header("Content-Range", content_range)
+        for name, value in more.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -142,12 +143,27 @@ def test_a_lost_connection_is_continued_by_range_at_the_same_version(origin, chu
     assert len(origin.requests) == 4
 
 
+def test_a_gateway_that_has_too_much_to_do_is_asked_again(origin) -> None:
+    origin.faults = [{"status": 503, "later": "1"}, {"cut": 10}, {"status": 503, "later": "1"}]
+    assert read_all(HttpInput(origin.url, "", "v1", 0)) == BODY
+
+
+def test_redirects_are_followed_and_another_host_does_not_get_the_token(origin) -> None:
+    elsewhere = origin.url.replace("127.0.0.1", "localhost")
+    origin.faults = [{"status": 307, "to": "/elsewhere"}, {"status": 302, "to": elsewhere}]
+    assert read_all(HttpInput(origin.url, "secret", "v1", 0)) == BODY
+    assert [request.get("Authorization") for request in origin.requests] == ["Bearer secret", "Bearer secret", None]
+
+
 @pytest.mark.parametrize(
     ("faults", "reason"),
     [
+        ([{"status": 307, "to": "file:///etc/passwd"}], "neither http nor https"),
+        ([{"status": 307, "to": "/again"}] * 9, "more than 5 times"),
         ([{"status": 412}], "answered 412 from byte 0: not now"),
         ([{"cut": 10}, {"status": 412}], "answered 412 from byte 10"),
         ([{"status": 503}], "answered 503"),
+        ([{"status": 503, "later": "1"}] * 4, "failed 4 times: answered 503: not now"),
         ([{"status": 404}], "answered 404"),
         ([{"cut": 10}, {"status": 416, "range": "bytes */9"}], "answered 416"),
         ([{"cut": 10}, {"ignore_range": True}], "answered 200 from byte 10"),
