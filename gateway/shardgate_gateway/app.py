@@ -24,6 +24,13 @@ import uvloop
 
 from shardgate.providers import split_bucket
 from shardgate_gateway.cache.cache import Cache
+from shardgate_gateway.cluster.connection import PeerClient
+from shardgate_gateway.cluster.credentials import Credentials
+from shardgate_gateway.cluster.dns import DnsMembership
+from shardgate_gateway.cluster.heat import Heat
+from shardgate_gateway.cluster.membership import Member, Membership, StaticMembership
+from shardgate_gateway.cluster.peers import Peers
+from shardgate_gateway.cluster.slices import SliceMembership
 from shardgate_gateway.errors import GatewayError, LocalStorageError
 from shardgate_gateway.etl.asked import Asked
 from shardgate_gateway.etl.local.runner import LocalRunner
@@ -31,12 +38,15 @@ from shardgate_gateway.etl.registry import Registry
 from shardgate_gateway.etl.relay import Relay
 from shardgate_gateway.etl.results import Results
 from shardgate_gateway.http.accept import Acceptor
+from shardgate_gateway.http.forward import Forwarder
 from shardgate_gateway.http.routes import Front
 from shardgate_gateway.http.server import Server
 from shardgate_gateway.http.service import Bucket, Buckets, Service
+from shardgate_gateway.kube.client import open_api
 from shardgate_gateway.settings import BucketSettings, Settings
 from shardgate_gateway.state.database import Database, database_url
 from shardgate_gateway.stores.open import open_store
+from shardgate_gateway.tokens import Tokens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -51,6 +61,8 @@ BAD_SETTINGS = 2
 DESCRIPTORS_PER_CONNECTION = 4
 """Its socket, the duplicate that its body is sent through, the entry it reads, a share of a fill."""
 ABORT_SECONDS = 0.5
+JOB_SECONDS = 24 * 3600.0
+"""How long one worker may be at one shard: so long its token reads that shard, and nothing else."""
 
 
 async def serve(settings: Settings, listener: socket.socket, stop: asyncio.Event, ready: int) -> None:
@@ -71,6 +83,7 @@ async def serve(settings: Settings, listener: socket.socket, stop: asyncio.Event
         os.close(ready)
         await stop.wait()
         service.draining = True
+        await asyncio.sleep(settings.serve.linger_seconds)
         acceptor.stop()
         await drain(service, server)
 
@@ -98,6 +111,7 @@ async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
         BadRequest: A setting can't be used.
         LocalStorageError: The cache or state folder can't be used.
     """
+    tokens = Tokens(settings.auth, settings.serve.token)
     async with contextlib.AsyncExitStack() as stack:
         buckets = []
         for name, bucket in settings.buckets.items():
@@ -113,17 +127,20 @@ async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
             registry,
             settings.etl,
             endpoint=settings.serve.public_url or endpoint,
-            token=settings.serve.token,
+            sign=lambda scopes: tokens.mint("etl", scopes, seconds=JOB_SECONDS),
         )
         results = Results(cache, relay, settings.etl, Asked(settings.cache.dir / "asked"))
         stack.push_async_callback(results.aclose)
         yield Service(
             settings=settings,
+            tokens=tokens,
             buckets=Buckets(buckets),
             cache=cache,
             registry=registry,
             runner=runner,
             results=results,
+            name=settings.cluster.name or socket.gethostname(),
+            forwarder=await _open_cluster(settings, tokens, endpoint, stack),
             max_connections=settings.serve.max_connections or _descriptors() // DESCRIPTORS_PER_CONNECTION,
         )
 
@@ -146,6 +163,31 @@ async def _open_etl(settings: Settings, stack: contextlib.AsyncExitStack) -> tup
     stack.push_async_callback(registry.aclose)
     stack.push_async_callback(runner.aclose)
     return registry, runner
+
+
+async def _open_cluster(
+    settings: Settings, tokens: Tokens, endpoint: str, stack: contextlib.AsyncExitStack
+) -> Forwarder | None:
+    cluster = settings.cluster
+    if cluster.membership == "none":
+        return None
+    name = cluster.name or socket.gethostname()
+    client = PeerClient(cluster.connect_timeout)
+    membership: Membership
+    if cluster.membership == "static":
+        membership = StaticMembership(cluster.members)
+    elif cluster.membership == "dns":
+        membership = DnsMembership(cluster.dns, client, cluster.refresh_seconds)
+    else:
+        api = await stack.enter_async_context(open_api(settings.kubernetes.kubeconfig, settings.kubernetes.namespace))
+        membership = SliceMembership(api, cluster.service)
+    await stack.enter_async_context(membership)
+    heat = Heat(cluster.hot_requests, cluster.hot_copies)
+    peers = await stack.enter_async_context(Peers(Member(name, cluster.url or endpoint), membership, client, heat))
+    upstream = settings.upstream.model_copy(update={"connect_timeout": cluster.connect_timeout})
+    forwarder = Forwarder(peers, Credentials(tokens, name), upstream)
+    stack.push_async_callback(forwarder.aclose)
+    return forwarder
 
 
 def _descriptors() -> int:

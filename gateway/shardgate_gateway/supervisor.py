@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from shardgate_gateway import metrics
 from shardgate_gateway.errors import LocalStorageError
+from shardgate_gateway.settings import MIN_KEY_BYTES
 
 if TYPE_CHECKING:
     from shardgate_gateway.settings import ServeSettings, Settings
@@ -59,6 +61,16 @@ def listen(serve: ServeSettings) -> socket.socket:
         ) from error
 
 
+def _with_signing_key(settings: Settings) -> Settings:
+    """All workers must accept what one of them signed."""
+    auth = settings.auth
+    if auth.signing_key or auth.signing_key_file:
+        return settings
+    return settings.model_copy(
+        update={"auth": auth.model_copy(update={"signing_key": secrets.token_hex(MIN_KEY_BYTES)})}
+    )
+
+
 class Supervisor:
     """Keeps the workers running.
 
@@ -69,7 +81,7 @@ class Supervisor:
     """
 
     def __init__(self, settings: Settings, listener: socket.socket, metrics_folder: str) -> None:
-        self._settings = settings
+        self._settings = _with_signing_key(settings)
         self._listener = listener
         self._metrics_folder = metrics_folder
         self._workers: dict[int, asyncio.subprocess.Process] = {}

@@ -35,9 +35,10 @@ from shardgate_gateway.errors import (
     WorkerLost,
 )
 from shardgate_gateway.etl.progress import Progress
+from shardgate_gateway.tokens import exact
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterator
 
     from shardgate_gateway.cache.reader import Reading
     from shardgate_gateway.cache.source import Source
@@ -72,17 +73,23 @@ class Relay:
         registry: Takes the stats.
         settings: Limits and times.
         endpoint: URL of this gateway as workers reach it, for shards that they can't read from a local file.
-        token: Bearer token for it, or "".
+        sign: Makes a bearer token with these scopes, for workers.
     """
 
     def __init__(
-        self, runner: Runner, registry: Registry, settings: EtlSettings, *, endpoint: str, token: str = ""
+        self,
+        runner: Runner,
+        registry: Registry,
+        settings: EtlSettings,
+        *,
+        endpoint: str,
+        sign: Callable[[list[str]], str],
     ) -> None:
         self._runner = runner
         self._registry = registry
         self._settings = settings
         self._endpoint = endpoint
-        self._token = token
+        self._sign = sign
 
     async def stream(self, request: TransformRequest, *, skip: int = 0) -> AsyncGenerator[memoryview]:
         """The result from byte `skip` on. A yielded buffer is valid until the generator is resumed.
@@ -171,7 +178,7 @@ class Relay:
             key=key,
             etag=request.reading.meta.etag,
             url=self._endpoint + object_path(bucket, key, {}),
-            token=self._token,
+            token=self._sign([f"read:{exact(request.source.label)}"]),
             seed=request.seed,
             epoch=request.epoch,
             args=request.args,

@@ -1,31 +1,30 @@
-"""Who may ask: whoever has the one bearer token, if there is one."""
+"""Who asks: the bearer token of a request becomes a `Grant`.
+
+What the bearer may do is asked in two places. `routes.py` says what a path needs; where that depends on the object, the
+handler asks by the object's own name, `source.label`, once it has found the bucket.
+"""
 
 from __future__ import annotations
 
-import hmac
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs
 
-from shardgate_gateway.errors import Unauthenticated
-
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
 
-
-def is_authenticated(headers: CIMultiDictProxy[str], token: str) -> bool:
-    """Compare in a time that does not tell how much of the token was right."""
-    if not token:
-        return True
-    scheme, _, given = headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(_bytes(given.strip()), _bytes(token))
+    from shardgate_gateway.tokens import Grant, Tokens
 
 
-def authenticate(headers: CIMultiDictProxy[str], token: str) -> None:
-    if not is_authenticated(headers, token):
-        said = "the bearer token is wrong" if hdrs.AUTHORIZATION in headers else "no bearer token came with the request"
-        raise Unauthenticated(said, hint="send `Authorization: Bearer TOKEN`; clients take it from SHARDGATE_TOKEN")
+def authenticate(headers: CIMultiDictProxy[str], tokens: Tokens) -> Grant:
+    """What the bearer may do; Unauthenticated where the token is missing or wrong."""
+    return tokens.check(bearer(headers))
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode(errors="surrogateescape")
+def bearer(headers: CIMultiDictProxy[str]) -> str | None:
+    """The token of `Authorization: Bearer TOKEN`; of any other scheme the whole value, which is no token."""
+    given = headers.get(hdrs.AUTHORIZATION)
+    if given is None:
+        return None
+    scheme, _, token = given.partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else given

@@ -9,6 +9,7 @@ from aiohttp import web
 from shardgate_gateway.errors import BadRequest
 from shardgate_gateway.http.conditions import quoted
 from shardgate_gateway.http.request import number, parameters, provider
+from shardgate_gateway.tokens import READ
 
 if TYPE_CHECKING:
     from shardgate_gateway.http.call import Call
@@ -19,8 +20,11 @@ PAGE = 1000
 _PARAMETERS = frozenset({"provider", "prefix", "token", "limit", "delimiter"})
 
 
-async def show_all(service: Service, _call: Call) -> web.StreamResponse:
-    """Names and rules. Not where they lie: a location may hold credentials."""
+async def show_all(service: Service, call: Call) -> web.StreamResponse:
+    """Names and rules of the buckets of which the caller may read something.
+
+    Not where they lie: a location may hold credentials.
+    """
     return web.json_response(
         {
             "buckets": [
@@ -32,27 +36,31 @@ async def show_all(service: Service, _call: Call) -> web.StreamResponse:
                     "read_only": bucket.settings.read_only,
                 }
                 for bucket in service.buckets
+                if call.grant.allows_below(READ, f"{bucket}/")
             ]
         }
     )
 
 
 async def show_objects(service: Service, call: Call, name: str) -> web.StreamResponse:
-    """One page of objects."""
+    """One page of those objects and folders that the caller may read; a page may be empty and not the last."""
     given = parameters(call.query, _PARAMETERS)
-    bucket = service.buckets.find(name, provider(given))
+    bucket = service.buckets.find(name, provider(given), call.grant)
+    prefix = given.get("prefix", "")
+    if not call.grant.allows_below(READ, f"{bucket}/{prefix}"):
+        raise call.grant.lacks(READ, f"{bucket}/{prefix}*")
     limit = number(given, "limit", PAGE)
     if not 1 <= limit <= PAGE:
         raise BadRequest(f"limit={limit} is not between 1 and {PAGE}")
     if given.get("delimiter", "/") != "/":
         raise BadRequest("the only delimiter is /")
     page = await bucket.store.list(
-        given.get("prefix", ""), token=given.get("token") or None, limit=limit, delimiter="delimiter" in given
+        prefix, token=given.get("token") or None, limit=limit, delimiter="delimiter" in given
     )
     return web.json_response(
         {
-            "objects": [describe(meta) for meta in page.objects],
-            "prefixes": list(page.prefixes),
+            "objects": [describe(m) for m in page.objects if call.grant.allows(READ, f"{bucket}/{m.key}")],
+            "prefixes": [folder for folder in page.prefixes if call.grant.allows_below(READ, f"{bucket}/{folder}")],
             "token": page.token,
         }
     )

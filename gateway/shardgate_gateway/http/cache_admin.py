@@ -10,6 +10,7 @@ from aiohttp import web
 
 from shardgate_gateway.errors import BadRequest, GatewayError
 from shardgate_gateway.http.request import object_key, parameters, provider
+from shardgate_gateway.tokens import READ, WRITE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,7 +35,7 @@ async def prefetch(service: Service, call: Call) -> web.StreamResponse:
     async def one(source: Source) -> int:
         return (await service.cache.prefetch(source)).size or 0
 
-    done, total, failures = await _for_all(service, call, one)
+    done, total, failures = await _for_all(service, call, READ, one)
     return web.json_response({"objects": done, "bytes": total, "failed": failures})
 
 
@@ -44,26 +45,33 @@ async def evict(service: Service, call: Call) -> web.StreamResponse:
     async def one(source: Source) -> int:
         return int(await service.cache.evict(source))
 
-    asked, evicted, failures = await _for_all(service, call, one)
+    asked, evicted, failures = await _for_all(service, call, WRITE, one)
     return web.json_response({"objects": asked, "evicted": evicted, "failed": failures})
 
 
 async def _for_all(
-    service: Service, call: Call, action: Callable[[Source], Awaitable[int]]
+    service: Service, call: Call, scope: str, action: Callable[[Source], Awaitable[int]]
 ) -> tuple[int, int, list[dict[str, str]]]:
-    """Run `action` on each source that is meant: how many succeeded, the sum of what they returned, and who failed.
+    """Run `action` on each source that is meant and that the caller's `scope` covers.
+
+    Returns how many succeeded, the sum of what they returned, and who failed.
 
     A single object that fails raises; one of many is reported and does not stop the others.
     """
     given = parameters(call.query, _PARAMETERS)
     if "bucket" not in given or len(given.keys() & {"object", "prefix"}) != 1:
         raise BadRequest("say which bucket=, and either object= or prefix=")
-    bucket = service.buckets.find(given["bucket"], provider(given))
+    bucket = service.buckets.find(given["bucket"], provider(given), call.grant)
     if "object" in given:
-        return 1, await action(bucket.source(object_key(given["object"]))), []
+        source = bucket.source(object_key(given["object"]))
+        call.grant.require(scope, source.label)
+        return 1, await action(source), []
+    if not call.grant.allows_below(scope, f"{bucket}/{given['prefix']}"):
+        raise call.grant.lacks(scope, f"{bucket}/{given['prefix']}*")
     done = total = 0
     failures: list[dict[str, str]] = []
-    async for keys in _pages(bucket, given["prefix"]):
+    async for page in _pages(bucket, given["prefix"]):
+        keys = [key for key in page if call.grant.allows(scope, f"{bucket}/{key}")]
         for first in range(0, len(keys), PARALLEL):
             group = keys[first : first + PARALLEL]
             results = await asyncio.gather(*(action(bucket.source(key)) for key in group), return_exceptions=True)

@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING
 
 from shardgate import wire
 from shardgate_gateway.http.request import split_target
+from shardgate_gateway.tokens import NOBODY
 
 if TYPE_CHECKING:
     from aiohttp.web import BaseRequest
     from multidict import CIMultiDictProxy
+
+    from shardgate_gateway.cache.source import Source
+    from shardgate_gateway.tokens import Grant
 
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _PROCESS = secrets.token_hex(4)
@@ -29,6 +33,9 @@ class Call:
         id: Names the request in answers and logs.
         path, query: Still percent-encoded.
         closing: The connection ends with this answer.
+        grant: Who asks, and what they may do.
+        more: Header lines that the answer gets besides its own.
+        copy_of: Where the object is read from in place of its bucket: a gateway that has it.
     """
 
     request: BaseRequest
@@ -36,6 +43,9 @@ class Call:
     path: str
     query: str
     closing: bool
+    grant: Grant = NOBODY
+    more: str = ""
+    copy_of: Source | None = None
 
     @classmethod
     def of(cls, request: BaseRequest, *, draining: bool) -> Call:

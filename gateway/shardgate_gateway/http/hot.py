@@ -22,15 +22,17 @@ from aiohttp.streams import EMPTY_PAYLOAD
 
 from shardgate import wire
 from shardgate_gateway import metrics
-from shardgate_gateway.errors import GatewayError
-from shardgate_gateway.http.auth import is_authenticated
+from shardgate_gateway.errors import GatewayError, Unauthenticated
+from shardgate_gateway.http.auth import authenticate
 from shardgate_gateway.http.call import request_id
 from shardgate_gateway.http.head import entity, head
 from shardgate_gateway.http.request import OBJECTS, object_target
+from shardgate_gateway.tokens import READ
 
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
     from aiohttp.web_protocol import RequestHandler
+    from multidict import CIMultiDictProxy
 
     from shardgate_gateway.cache.source import Source
     from shardgate_gateway.http.service import Service
@@ -61,7 +63,8 @@ class HotPath:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._token = service.settings.serve.token
+        self._tokens = service.tokens
+        self._forwarder = service.forwarder
         self._keepalive = service.settings.serve.keepalive_seconds
         self._loop = asyncio.get_running_loop()
         self._source = lru_cache(SOURCES)(self._find_source)
@@ -84,10 +87,14 @@ class HotPath:
         for name in NEEDS_THOUGHT:
             if name in headers:
                 return False
-        if self._token and not is_authenticated(headers, self._token):
-            return False
         source = self._source(message.path)
-        reading = self._service.cache.lookup(source) if source is not None else None
+        if source is None or not self._may_read(headers, source):
+            return False
+        if self._forwarder is not None and (
+            wire.FORWARDED_HEADER in headers or not self._forwarder.peers.serves(source.entry_name)
+        ):
+            return False
+        reading = self._service.cache.lookup(source)
         if reading is None:
             return False
         content = reading.content
@@ -109,6 +116,12 @@ class HotPath:
         connection._next_keepalive_close_time = self._loop.time() + self._keepalive  # noqa: SLF001
         self._count(len(content))
         return True
+
+    def _may_read(self, headers: CIMultiDictProxy[str], source: Source) -> bool:
+        try:
+            return authenticate(headers, self._tokens).allows(READ, source.label)
+        except Unauthenticated:
+            return False
 
     def _find_source(self, raw: str) -> Source | None:
         try:

@@ -14,6 +14,7 @@ from shardgate_gateway.http.conditions import Version, check_unchanged, is_condi
 from shardgate_gateway.http.reply import send_head, send_not_modified, send_reading
 from shardgate_gateway.http.request import object_target
 from shardgate_gateway.http.upload import Upload
+from shardgate_gateway.tokens import READ, USE, WRITE
 
 if TYPE_CHECKING:
     from shardgate_gateway.cache.source import Source
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
 
 
 async def get(service: Service, call: Call) -> web.StreamResponse:
-    target = object_target(call.request.raw_path)
-    bucket = service.buckets.find(target.bucket, target.provider)
-    source = bucket.source(target.key)
+    target, source = _readable(service, call)
     if target.transform is not None:
         return await transformed.get(service, call, target, source)
     if target.archpath is not None:
@@ -34,9 +33,7 @@ async def get(service: Service, call: Call) -> web.StreamResponse:
 
 
 async def head_of(service: Service, call: Call) -> web.StreamResponse:
-    target = object_target(call.request.raw_path)
-    bucket = service.buckets.find(target.bucket, target.provider)
-    source = bucket.source(target.key)
+    target, source = _readable(service, call)
     if target.transform is not None:
         return await transformed.head_of(service, call, target, source)
     if target.archpath is not None:
@@ -81,14 +78,25 @@ async def delete(service: Service, call: Call) -> web.StreamResponse:
     return web.Response(status=HTTPStatus.NO_CONTENT)
 
 
+def _readable(service: Service, call: Call) -> tuple[ObjectTarget, Source]:
+    target = object_target(call.request.raw_path)
+    source = service.buckets.find(target.bucket, target.provider, call.grant).source(target.key)
+    call.grant.require(READ, source.label)
+    if target.transform is not None:
+        call.grant.require(USE)
+    return target, call.copy_of or source
+
+
 def _writable(service: Service, call: Call) -> tuple[ObjectTarget, Bucket, Source]:
     target = object_target(call.request.raw_path)
     if not target.plain:
         raise BadRequest(
             f"{call.request.method} works on whole raw objects", hint="leave transform_id and archpath out"
         )
-    bucket = service.buckets.find(target.bucket, target.provider)
-    return target, bucket, bucket.source(target.key)
+    bucket = service.buckets.find(target.bucket, target.provider, call.grant)
+    source = bucket.source(target.key)
+    call.grant.require(WRITE, source.label)
+    return target, bucket, source
 
 
 async def _check_conditions(call: Call, bucket: Bucket, target: ObjectTarget) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs, web
@@ -16,12 +16,14 @@ from aiohttp import hdrs, web
 from shardgate import wire
 from shardgate_gateway import metrics
 from shardgate_gateway.errors import Busy, NotFound
-from shardgate_gateway.http import buckets, cache_admin, health, objects, transforms
+from shardgate_gateway.http import buckets, cache_admin, cluster_view, health, objects, transforms
 from shardgate_gateway.http.auth import authenticate
 from shardgate_gateway.http.body import Sent
 from shardgate_gateway.http.call import Call
+from shardgate_gateway.http.forward import at_owner
 from shardgate_gateway.http.problems import MethodNotAllowed, as_gateway_error, problem
 from shardgate_gateway.http.request import decode
+from shardgate_gateway.tokens import NOBODY, PEER, REGISTER, USE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from aiohttp.web import BaseRequest
 
     from shardgate_gateway.http.service import Service
+    from shardgate_gateway.tokens import Grant
 
     Handler = Callable[..., Awaitable[web.StreamResponse]]
 
@@ -39,6 +42,8 @@ class Route:
 
     Attributes:
         name: In metrics.
+        needs: Scope of who reads here.
+        changes: Scope of who does anything but GET and HEAD.
         pattern: Of the raw path.
         methods: Handlers; HEAD is GET without a body where nothing else is said.
         public: Answered without a token, also when the gateway is full.
@@ -47,33 +52,67 @@ class Route:
     name: str
     pattern: re.Pattern[str]
     methods: dict[str, Handler]
+    needs: str
+    changes: str
     public: bool = False
 
 
-def _route(name: str, pattern: str, *, public: bool = False, **methods: Handler) -> Route:
+ANY_TOKEN = ""
+"""Answered to whoever is known, with what their token lets them see."""
+BY_RESOURCE = ""
+"""The handler asks for the scope, because the scope names the object."""
+
+
+def _route(
+    name: str, pattern: str, *, needs: str, changes: str | None = None, public: bool = False, **methods: Handler
+) -> Route:
     if "GET" in methods:
         methods.setdefault("HEAD", methods["GET"])
-    return Route(name, re.compile(pattern), methods, public)
+    return Route(name, re.compile(pattern), methods, needs, needs if changes is None else changes, public)
 
 
 ROUTES = (
-    _route("objects", "/v1/objects/.*", GET=objects.get, HEAD=objects.head_of, PUT=objects.put, DELETE=objects.delete),
-    _route("buckets", "/v1/buckets/?", GET=buckets.show_all),
-    _route("list", "/v1/buckets/([^/]+)/?", GET=buckets.show_objects),
-    _route("transforms", "/v1/transforms/?", GET=transforms.show_all, POST=transforms.register),
-    _route("transform", "/v1/transforms/([^/]+)", GET=transforms.show, DELETE=transforms.delete),
-    _route("start", "/v1/transforms/([^/]+)/start", POST=transforms.start),
-    _route("package", "/v1/transforms/([^/]+)/package", GET=transforms.package),
-    _route("logs", "/v1/transforms/([^/]+)/logs", GET=transforms.logs),
-    _route("stats", "/v1/transforms/([^/]+)/stats", GET=transforms.stats),
-    _route("cache", "/v1/cache/?", GET=cache_admin.stat),
-    _route("prefetch", "/v1/cache/prefetch", POST=cache_admin.prefetch),
-    _route("evict", "/v1/cache/evict", POST=cache_admin.evict),
-    _route("healthz", "/healthz", public=True, GET=health.alive),
-    _route("readyz", "/readyz", public=True, GET=health.ready),
-    _route("metrics", "/metrics", GET=health.scrape),
+    _route(
+        "objects",
+        "/v1/objects/.*",
+        needs=BY_RESOURCE,
+        GET=at_owner(objects.get),
+        HEAD=at_owner(objects.head_of),
+        PUT=at_owner(objects.put),
+        DELETE=at_owner(objects.delete),
+    ),
+    _route("buckets", "/v1/buckets/?", needs=ANY_TOKEN, GET=buckets.show_all),
+    _route("list", "/v1/buckets/([^/]+)/?", needs=BY_RESOURCE, GET=buckets.show_objects),
+    _route(
+        "transforms",
+        "/v1/transforms/?",
+        needs=USE,
+        changes=REGISTER,
+        GET=transforms.show_all,
+        POST=transforms.register,
+    ),
+    _route(
+        "transform",
+        "/v1/transforms/([^/]+)",
+        needs=USE,
+        changes=REGISTER,
+        GET=transforms.show,
+        DELETE=transforms.delete,
+    ),
+    _route("start", "/v1/transforms/([^/]+)/start", needs=USE, POST=transforms.start),
+    _route("package", "/v1/transforms/([^/]+)/package", needs=BY_RESOURCE, GET=transforms.package),
+    _route("logs", "/v1/transforms/([^/]+)/logs", needs=USE, GET=transforms.logs),
+    _route("stats", "/v1/transforms/([^/]+)/stats", needs=USE, GET=transforms.stats),
+    _route("cache", "/v1/cache/?", needs=ANY_TOKEN, GET=cache_admin.stat),
+    _route("prefetch", "/v1/cache/prefetch", needs=BY_RESOURCE, POST=cache_admin.prefetch),
+    _route("evict", "/v1/cache/evict", needs=BY_RESOURCE, POST=cache_admin.evict),
+    _route("cluster", "/v1/cluster", needs=ANY_TOKEN, GET=cluster_view.show),
+    _route("forget", "/v1/cluster/forget", needs=PEER, POST=cluster_view.forget),
+    _route("healthz", "/healthz", needs=ANY_TOKEN, public=True, GET=health.alive),
+    _route("readyz", "/readyz", needs=ANY_TOKEN, public=True, GET=health.ready),
+    _route("metrics", "/metrics", needs=ANY_TOKEN, GET=health.scrape),
 )
-NOWHERE = _route("unknown", "")
+NOWHERE = _route("unknown", "", needs=ANY_TOKEN)
 
 
 class Front:
@@ -109,8 +148,8 @@ class Front:
 
     async def _answer(self, call: Call, route: Route, arguments: tuple[str, ...]) -> web.StreamResponse:
         try:
-            handler = self._admit(call, route)
-            response = await handler(self._service, call, *map(decode, arguments))
+            handler, grant = self._admit(call, route)
+            response = await handler(self._service, replace(call, grant=grant), *map(decode, arguments))
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 (the table in problems.py knows what to say to each)
@@ -122,11 +161,12 @@ class Front:
                 response.force_close()
         return response
 
-    def _admit(self, call: Call, route: Route) -> Handler:
+    def _admit(self, call: Call, route: Route) -> tuple[Handler, Grant]:
         if route is NOWHERE:
             raise NotFound(f"there is nothing at {call.path}", hint="objects are at /v1/objects/BUCKET/NAME")
+        grant = NOBODY
         if not route.public:
-            authenticate(call.headers, self._service.settings.serve.token)
+            grant = authenticate(call.headers, self._service.tokens)
             if self._service.connections > self._service.max_connections:
                 metrics.REFUSED.inc()
                 raise Busy(
@@ -136,7 +176,9 @@ class Front:
         handler = route.methods.get(call.request.method)
         if handler is None:
             raise MethodNotAllowed(call.request.method, call.path, ", ".join(sorted(route.methods)))
-        return handler
+        if scope := route.needs if call.request.method in ("GET", "HEAD") else route.changes:
+            grant.require(scope)
+        return handler, grant
 
 
 def _find(path: str) -> tuple[Route, tuple[str | Any, ...]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from shardgate_gateway.cache.source import Freshness, StoreSource
 from shardgate_gateway.errors import BadRequest, NotFound
+from shardgate_gateway.tokens import ANYBODY, READ
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from shardgate_gateway.etl.registry import Registry
     from shardgate_gateway.etl.results import Results
     from shardgate_gateway.etl.runner import Runner
+    from shardgate_gateway.http.forward import Forwarder
     from shardgate_gateway.settings import BucketSettings, Settings
     from shardgate_gateway.stores.base import Store
+    from shardgate_gateway.tokens import Grant, Tokens
 
 
 class Bucket:
@@ -53,8 +56,8 @@ class Buckets:
         for same_name in self._by_name.values():
             yield from same_name.values()
 
-    def find(self, name: str, provider: str | None) -> Bucket:
-        """The bucket of this name.
+    def find(self, name: str, provider: str | None, grant: Grant = ANYBODY) -> Bucket:
+        """The bucket of this name; the names that an error shows are those of which `grant` may read something.
 
         Raises:
             NotFound: There is none.
@@ -67,8 +70,8 @@ class Buckets:
         bucket = next(iter(candidates.values()), None) if provider is None else candidates.get(provider)
         if bucket is None:
             wanted = f"{provider}://{name}" if provider else name
-            known = ", ".join(map(str, self)) or "no bucket at all"
-            raise NotFound(f"there is no bucket {wanted}", hint=f"this gateway has {known}")
+            known = ", ".join(str(bucket) for bucket in self if grant.allows_below(READ, f"{bucket}/"))
+            raise NotFound(f"there is no bucket {wanted}", hint=f"this gateway has {known or 'no bucket at all'}")
         return bucket
 
 
@@ -77,6 +80,8 @@ class Service:
     """The gateway behind its HTTP surface.
 
     Attributes:
+        name: Of this gateway among the others.
+        forwarder: To the others, where there are any.
         running: Requests being answered.
         connections: Open connections.
         max_connections: More than that are answered 503.
@@ -85,11 +90,14 @@ class Service:
     """
 
     settings: Settings
+    tokens: Tokens
     buckets: Buckets
     cache: Cache
     registry: Registry
     runner: Runner
     results: Results
+    name: str
+    forwarder: Forwarder | None
     max_connections: int
     running: int = 0
     connections: int = 0

@@ -11,6 +11,7 @@ from aiohttp import hdrs, web
 from shardgate_gateway.etl.options import TransformOptions
 from shardgate_gateway.http.request import number, parameters
 from shardgate_gateway.http.upload import Upload
+from shardgate_gateway.tokens import PACKAGE, REGISTER
 
 if TYPE_CHECKING:
     from shardgate_gateway.etl.registry import TransformRecord
@@ -54,7 +55,10 @@ async def delete(service: Service, _call: Call, name: str) -> web.StreamResponse
     return web.Response(status=HTTPStatus.NO_CONTENT)
 
 
-async def package(service: Service, _call: Call, name: str) -> web.StreamResponse:
+async def package(service: Service, call: Call, name: str) -> web.StreamResponse:
+    """For who may register code, and for the workers of this transform, who ask by its id."""
+    if not call.grant.allows(REGISTER):
+        call.grant.require(PACKAGE, name)
     record = await service.registry.resolve(name)
     return web.Response(
         body=await service.registry.package(record.id),

@@ -121,7 +121,7 @@ def request() -> TransformRequest:
 def relay(runner: Runner, **settings: Any) -> tuple[Relay, Outcomes]:
     outcomes = Outcomes()
     registry = cast("Registry", outcomes)
-    return Relay(runner, registry, EtlSettings(**settings), endpoint="http://gateway:1", token="secret"), outcomes
+    return Relay(runner, registry, EtlSettings(**settings), endpoint="http://gateway:1", sign="+".join), outcomes
 
 
 @pytest.fixture(autouse=True)
@@ -176,7 +176,7 @@ async def test_the_worker_is_told_where_to_read_and_what_to_show() -> None:
     await collect(stream, request())
     (job,) = runner.jobs
     assert job.url == "http://gateway:1/v1/objects/shards/a%20b.tar?provider=gcp"
-    assert (job.token, job.bucket, job.key, job.etag) == ("secret", "gcp://shards", "a b.tar", "e")
+    assert (job.token, job.bucket, job.key, job.etag) == ("read:gcp://shards/a b.tar", "gcp://shards", "a b.tar", "e")
 
 
 async def test_a_shard_that_could_not_be_read_is_tried_again_and_then_told() -> None:
