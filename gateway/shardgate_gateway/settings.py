@@ -63,6 +63,12 @@ class ServeSettings(Group):
     public_url: str = Field(
         "", description="How ETL workers and clients reach this gateway, if not by `http://host:port`."
     )
+    linger_seconds: float = Field(
+        0,
+        ge=0,
+        description="After SIGTERM: seconds in which new connections are still taken while `/readyz` says 503 already, "
+        "so that load balancers and other gateways turn away first.",
+    )
     drain_seconds: float = Field(
         30, ge=0, description="After SIGTERM: seconds for running responses before they are aborted."
     )
@@ -256,8 +262,11 @@ class KubernetesSettings(Group):
         description="Share of its CPU limit that a pod reserves; the rest it takes where a node is idle.",
     )
     ephemeral_storage: str = Field("8Gi", description="Disk that a pod may use for its environment, logs and /tmp.")
-    schedule_seconds: float = Field(
-        60, gt=0, description="Seconds that no node may fit before a start fails. An autoscaler needs minutes."
+    patience_seconds: float = Field(
+        60,
+        gt=0,
+        description="Seconds that what may heal (no node fits, the registry does not answer) may keep pods from starting "
+        "before a start fails. An autoscaler needs minutes.",
     )
     grace_seconds: int = Field(
         60, ge=1, description="Seconds that a pod which is asked to end has for the shards it works on."
@@ -271,6 +280,52 @@ class KubernetesSettings(Group):
         "IfNotPresent", description="When nodes pull an image."
     )
     pull_secrets: tuple[str, ...] = Field((), description="Secrets with credentials for the image registry.")
+
+
+class ClusterSettings(Group):
+    """Several gateways that share the objects among them."""
+
+    membership: Literal["none", "static", "dns", "kubernetes"] = Field(
+        "none",
+        description="How the gateways find each other: not at all (this is the only one), by `members`, by `dns`, or "
+        "by the EndpointSlices of `service`.",
+    )
+    name: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9._-]*$",
+        description="Name of this gateway among the members. Objects are placed by names, so it must outlive restarts; "
+        "empty takes the host name, which is the pod's.",
+    )
+    url: str = Field(
+        "", description="How the other gateways reach this one; empty takes `http://serve.host:serve.port`."
+    )
+    members: dict[str, str] = Field(
+        default_factory=dict, description="With `static`: URLs of all gateways by name, this one included."
+    )
+    dns: str = Field(
+        "", description="With `dns`: `http://NAME:PORT`, where NAME resolves to the addresses of all ready gateways."
+    )
+    service: str = Field("", description="With `kubernetes`: name of the headless Service in front of the gateways.")
+    connect_timeout: float = Field(
+        1, gt=0, description="Seconds after which a gateway that does not answer is skipped for the next in rank."
+    )
+    refresh_seconds: float = Field(5, gt=0, description="Seconds between two looks at `dns`.")
+    hot_requests: int = Field(
+        64,
+        ge=0,
+        description="Requests within 10 seconds, passed on by other gateways, from which on an object is kept by one "
+        "gateway more, and by another one for each time as many; 0 keeps every object once.",
+    )
+    hot_copies: int = Field(3, ge=1, le=8, description="Most gateways that keep a hot object.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> ClusterSettings:
+        needed = {"static": "members", "dns": "dns", "kubernetes": "service"}.get(self.membership)
+        if needed and not getattr(self, needed):
+            raise ValueError(f"cluster.membership is {self.membership!r}, so cluster.{needed} must be set")
+        if self.membership == "static" and self.name not in self.members:
+            raise ValueError(f"cluster.members lacks this gateway itself, cluster.name {self.name!r}")
+        return self
 
 
 class StateSettings(Group):
@@ -312,6 +367,7 @@ class Settings(Group):
     upstream: UpstreamSettings = Field(default_factory=UpstreamSettings)
     etl: EtlSettings = Field(default_factory=EtlSettings)
     kubernetes: KubernetesSettings = Field(default_factory=KubernetesSettings)
+    cluster: ClusterSettings = Field(default_factory=ClusterSettings)
     state: StateSettings = Field(default_factory=StateSettings)
     buckets: dict[str, BucketSettings] = Field(
         default_factory=dict, description="Buckets by `PROVIDER://NAME`; see docs/buckets.md."

@@ -1,0 +1,331 @@
+"""The Kubernetes objects of a transform: a Secret, a headless Service, a Deployment.
+
+Pods pass Pod Security `restricted`: they run as nobody in particular, on a read-only file system, without capabilities
+or a service account's token. What they write (the environment, the run folder, /tmp) goes to volumes of bounded size.
+They always have limits. They end gently: SIGTERM makes the runtime finish its shards, and the EndpointSlice says
+meanwhile that the pod is terminating.
+
+`replicas` is never part of what is applied: Kubernetes makes it 1 at first, and it belongs to scaling from then on.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from shardgate_gateway.etl.kubernetes import names
+
+if TYPE_CHECKING:
+    from shardgate import wire
+    from shardgate_gateway.etl.kubernetes.policy import Policy
+    from shardgate_gateway.etl.registry import TransformRecord
+    from shardgate_gateway.kube.kinds import Object
+    from shardgate_gateway.settings import EtlSettings, KubernetesSettings
+
+WORKER_PORT = 8470
+STATUS_PORT = 8471
+RUNTIME = "etl"
+"""The container that answers."""
+TOKEN_FOLDER = "/var/run/shardgate/token"  # noqa: S105 (a folder)
+RUN_FOLDER = "/var/run/shardgate/run"
+ENVIRONMENT_FOLDER = "/opt/shardgate/environment"
+TERMINATION_LOG = "/dev/termination-log"
+NOBODY = 65532
+STARTUP_PERIOD = 1
+READINESS_PERIOD = 5
+LIVENESS_PERIOD = 10
+STATUS_BYTES = "64Mi"
+EPHEMERAL_REQUEST = "64Mi"
+
+ROLE_RULES: list[dict[str, list[str]]] = [
+    {
+        "apiGroups": ["apps"],
+        "resources": ["deployments"],
+        "verbs": ["get", "list", "watch", "create", "patch", "delete"],
+    },
+    {"apiGroups": ["apps"], "resources": ["statefulsets"], "verbs": ["get"]},
+    {"apiGroups": [""], "resources": ["services", "secrets"], "verbs": ["create", "patch", "delete"]},
+    {"apiGroups": [""], "resources": ["pods", "events"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
+    {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
+]
+"""What the runner needs of the API server; the chart's Role says the same."""
+
+CONTAINER_SECURITY: Object = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "runAsNonRoot": True,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
+class Manifests:
+    """Makes objects.
+
+    Args:
+        settings: Of the cluster.
+        etl: Workers, limits and times.
+        policy: Chooses image and limits.
+        gateway_url: How pods reach the gateway.
+        owner: An owner reference for every object, if they have an owner.
+    """
+
+    def __init__(
+        self, settings: KubernetesSettings, etl: EtlSettings, policy: Policy, gateway_url: str, owner: Object | None
+    ) -> None:
+        self._settings = settings
+        self._etl = etl
+        self._policy = policy
+        self._gateway_url = gateway_url.rstrip("/")
+        self._owner = owner
+        self._instance = names.instance_name(settings.instance)
+
+    def name(self, transform_id: str) -> str:
+        """Of the Deployment, the Service and the Secret."""
+        return names.object_name(self._instance, transform_id)
+
+    def secret(self, transform_id: str, token: str) -> Object:
+        """The token with which pods fetch their package."""
+        return {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": self._metadata(transform_id),
+            "type": "Opaque",
+            "stringData": {"token": token},
+        }
+
+    def service(self, record: TransformRecord) -> Object:
+        """Headless: it is there for its EndpointSlices. Port names say what is spoken."""
+        port = self._port(record)
+        return {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": self._metadata(record.id),
+            "spec": {
+                "clusterIP": "None",
+                "selector": self._selector(record.id),
+                "ports": [{"name": "worker", "port": port, "targetPort": port, "protocol": "TCP"}],
+            },
+        }
+
+    def deployment(self, record: TransformRecord) -> Object:
+        """All of it but `replicas`; annotated with digests of what it was made from."""
+        template = self._template(record)
+        spec: Object = {
+            "selector": {"matchLabels": self._selector(record.id)},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "revisionHistoryLimit": 2,
+            "progressDeadlineSeconds": 600,
+            "template": template,
+        }
+        metadata = self._metadata(record.id)
+        metadata["annotations"] |= {
+            names.ANNOTATION_OPTIONS: options_digest(record),
+            names.ANNOTATION_SPEC: _digest(spec),
+        }
+        return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}
+
+    def _metadata(self, transform_id: str) -> Object:
+        metadata: Object = {
+            "name": self.name(transform_id),
+            "labels": names.labels(self._instance, transform_id),
+            "annotations": {names.ANNOTATION_ID: transform_id},
+        }
+        if self._owner is not None:
+            metadata["ownerReferences"] = [self._owner]
+        return metadata
+
+    def _selector(self, transform_id: str) -> dict[str, str]:
+        return {
+            "app.kubernetes.io/instance": self._instance,
+            names.LABEL_TRANSFORM: names.transform_label(transform_id),
+        }
+
+    def _port(self, record: TransformRecord) -> int:
+        container = record.manifest.container
+        return WORKER_PORT if container is None else container.port
+
+    def _template(self, record: TransformRecord) -> Object:
+        container = record.manifest.container
+        pod = copy.deepcopy(container.pod) if container is not None and container.pod is not None else {}
+        spec: Object = (pod.get("spec") or {}) | _given(self._pod_spec(record))
+        main = self._runtime(record) if container is None else self._program(record, container, spec)
+        others = (spec.get("containers") or [])[1:]
+        spec["containers"] = [main, *(self._bounded(other, record) for other in others)]
+        spec["initContainers"] = [self._bounded(other, record) for other in spec.get("initContainers") or ()]
+        given = pod.get("metadata") or {}
+        return {
+            "metadata": {
+                "labels": (given.get("labels") or {}) | names.labels(self._instance, record.id),
+                "annotations": (given.get("annotations") or {}) | {names.ANNOTATION_ID: record.id},
+            },
+            "spec": _given(spec),
+        }
+
+    def _pod_spec(self, record: TransformRecord) -> Object:
+        """What holds for every pod, whatever its owner wrote."""
+        settings, options = self._settings, record.options
+        return {
+            "serviceAccountName": settings.service_account,
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "hostNetwork": False,
+            "hostPID": False,
+            "hostIPC": False,
+            "restartPolicy": "Always",
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": NOBODY,
+                "runAsGroup": NOBODY,
+                "fsGroup": NOBODY,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "terminationGracePeriodSeconds": settings.grace_seconds,
+            "priorityClassName": settings.priority_class,
+            "imagePullSecrets": [{"name": name} for name in settings.pull_secrets],
+            "nodeSelector": options.node_selector,
+            "tolerations": [toleration.model_dump(exclude_defaults=True) for toleration in options.tolerations],
+            "topologySpreadConstraints": [
+                {
+                    "maxSkew": 1,
+                    "topologyKey": key,
+                    "whenUnsatisfiable": "ScheduleAnyway",
+                    "labelSelector": {"matchLabels": self._selector(record.id)},
+                }
+                for key in ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
+            ],
+            "volumes": self._volumes(record),
+        }
+
+    def _volumes(self, record: TransformRecord) -> list[Object]:
+        disk = self._settings.ephemeral_storage
+        tmp: Object = {"name": "tmp", "emptyDir": {"sizeLimit": disk}}
+        if record.manifest.container is not None:
+            given = ((record.manifest.container.pod or {}).get("spec") or {}).get("volumes") or []
+            return [tmp, *(volume for volume in given if "hostPath" not in volume and volume.get("name") != "tmp")]
+        return [
+            tmp,
+            {"name": "run", "emptyDir": {"sizeLimit": STATUS_BYTES}},
+            {"name": "environment", "emptyDir": {"sizeLimit": disk}},
+            {"name": "token", "secret": {"secretName": self.name(record.id), "defaultMode": 0o440}},
+        ]
+
+    def _runtime(self, record: TransformRecord) -> Object:
+        """Our runtime, which fetches the transform's package and runs it."""
+        workers = self._policy.workers(record.options, self._etl.workers)
+        flags = {
+            "package-url": f"{self._gateway_url}/v1/transforms/{record.id}/package",
+            "token-file": f"{TOKEN_FOLDER}/token",
+            "transform-id": record.id,
+            "listen": f"tcp:0.0.0.0:{WORKER_PORT}",
+            "status-port": STATUS_PORT,
+            "run-dir": RUN_FOLDER,
+            "workers": workers,
+            "memory-bytes": record.options.memory_bytes or self._etl.memory_bytes,
+            "ring-bytes": 0,
+            "stall-seconds": f"{self._etl.progress_timeout:g}",
+        }
+        mounts = {"tmp": "/tmp", "run": RUN_FOLDER, "environment": ENVIRONMENT_FOLDER}  # noqa: S108 (a volume)
+        container: Object = {
+            "name": RUNTIME,
+            "image": self._policy.image(record.manifest, record.options),
+            "imagePullPolicy": self._settings.pull_policy,
+            "command": ["python", "-m", "shardgate_runtime"],
+            "args": [text for name, value in flags.items() for text in (f"--{name}", str(value))],
+            "env": self._environment(record, {"SHARDGATE_ENVIRONMENT_DIR": ENVIRONMENT_FOLDER}),
+            "ports": [
+                {"name": "worker", "containerPort": WORKER_PORT},
+                {"name": "status", "containerPort": STATUS_PORT},
+            ],
+            "volumeMounts": [
+                *({"name": name, "mountPath": path} for name, path in mounts.items()),
+                {"name": "token", "mountPath": TOKEN_FOLDER, "readOnly": True},
+            ],
+            **self._probes("/readyz", "/healthz", STATUS_PORT),
+        }
+        return self._bounded(container, record)
+
+    def _program(self, record: TransformRecord, container: wire.Container, spec: Object) -> Object:
+        """A program of the owner's that speaks HTTP (`wire.Container`)."""
+        given = (spec.get("containers") or [{}])[0]
+        own: Object = {
+            "name": given.get("name") or RUNTIME,
+            "image": self._policy.image(record.manifest, record.options) or given.get("image"),
+            "imagePullPolicy": self._settings.pull_policy,
+            "command": [part.replace("{port}", str(container.port)) for part in container.command],
+            "args": [part.replace("{port}", str(container.port)) for part in container.args],
+            "env": [
+                *(given.get("env") or []),
+                *self._environment(record, container.env | {"PORT": str(container.port)}),
+            ],
+            "ports": [{"name": "worker", "containerPort": container.port}],
+            "volumeMounts": [
+                *(mount for mount in given.get("volumeMounts") or () if mount.get("name") != "tmp"),
+                {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 (a volume)
+            ],
+            **self._probes(container.health, container.health, container.port),
+        }
+        return self._bounded(given | _given(own), record)
+
+    def _environment(self, record: TransformRecord, more: dict[str, str]) -> list[Object]:
+        about: Object = {"SHARDGATE_TRANSFORM_ID": record.id, "SHARDGATE_GATEWAY_URL": self._gateway_url}
+        fields = {"SHARDGATE_POD": "metadata.name", "SHARDGATE_NODE": "spec.nodeName"}
+        return [
+            *({"name": name, "value": value} for name, value in (about | more | record.options.env).items()),
+            *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()),
+        ]
+
+    def _probes(self, ready: str, alive: str, port: int) -> Object:
+        """The kubelet asks until it is up (as long as a start may take), then whether it takes work, and lives."""
+        tries = max(1, int(self._etl.start_timeout / STARTUP_PERIOD))
+        return {
+            "startupProbe": _probe(ready, port, STARTUP_PERIOD, tries),
+            "readinessProbe": _probe(ready, port, READINESS_PERIOD, 2),
+            "livenessProbe": _probe(alive, port, LIVENESS_PERIOD, 6),
+        }
+
+    def _bounded(self, container: Object, record: TransformRecord) -> Object:
+        """With limits and without rights."""
+        limits, options = self._policy.limits(record.options), record.options
+        disk = self._settings.ephemeral_storage
+        gpus = {"nvidia.com/gpu": str(limits.gpus)} if limits.gpus else {}
+        return container | {
+            "resources": {
+                "limits": {"cpu": limits.cpu, "memory": limits.memory, "ephemeral-storage": disk, **gpus},
+                "requests": {
+                    "cpu": self._policy.requested_cpu(options),
+                    "memory": limits.memory,
+                    "ephemeral-storage": EPHEMERAL_REQUEST,
+                    **gpus,
+                },
+            },
+            "envFrom": [{"secretRef": {"name": name}} for name in options.secrets],
+            "securityContext": CONTAINER_SECURITY,
+            "terminationMessagePath": TERMINATION_LOG,
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+        }
+
+
+def options_digest(record: TransformRecord) -> str:
+    """Of the options that a Deployment depends on."""
+    return _digest(record.options.model_dump(mode="json", exclude={"cache"}))
+
+
+def _given(values: Object) -> Object:
+    return {name: value for name, value in values.items() if value not in ([], {}, "", None)}
+
+
+def _probe(path: str, port: int, period: int, failures: int) -> Object:
+    return {
+        "httpGet": {"path": path, "port": port},
+        "periodSeconds": period,
+        "timeoutSeconds": 3,
+        "failureThreshold": failures,
+    }
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

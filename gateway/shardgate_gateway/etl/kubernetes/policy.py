@@ -1,0 +1,172 @@
+"""What a transform gets in the cluster: image, limits, workers, replicas, and what its owner may not have.
+
+The operator's settings say what there is and what is allowed; the owner's options choose within that. What can't be is
+refused when the transform is registered, not when its pod is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from kubernetes.utils.quantity import parse_quantity
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from shardgate_gateway.errors import Forbidden, PackageInvalid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from decimal import Decimal
+
+    from shardgate import wire
+    from shardgate_gateway.etl.options import TransformOptions
+    from shardgate_gateway.settings import KubernetesSettings, RuntimeImage
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one pod, as Kubernetes writes them. `cpus` is `cpu` as a number."""
+
+    cpu: str
+    memory: str
+    gpus: int
+    cpus: float
+
+
+class Policy:
+    """Choices and refusals.
+
+    Args:
+        settings: What the operator has and allows.
+    """
+
+    def __init__(self, settings: KubernetesSettings) -> None:
+        self._settings = settings
+
+    def check(self, manifest: wire.Manifest, options: TransformOptions) -> None:
+        """Refuse what could never start, or may not.
+
+        Raises:
+            PackageInvalid: There is no image for it.
+            Forbidden: It asks for more than is allowed.
+        """
+        self.image(manifest, options)
+        self._check_limits(options)
+        settings = self._settings
+        allowed, most = settings.allowed_secrets, settings.max_replicas
+        for secret in options.secrets:
+            if not _matches(secret, allowed):
+                raise Forbidden(
+                    f"transform {manifest.name!r} may not have the secret {secret!r}", hint=_allowed("secrets", allowed)
+                )
+        if max(options.replicas, options.min_replicas, options.max_replicas) > most:
+            raise Forbidden(
+                f"transform {manifest.name!r} may have {most} pods at most",
+                hint="see the setting kubernetes.max_replicas",
+            )
+
+    def image(self, manifest: wire.Manifest, options: TransformOptions) -> str:
+        """The image that its pods run: the owner's, or the operator's that fits best.
+
+        Raises:
+            PackageInvalid: There is none for its Python.
+            Forbidden: The owner's is not allowed.
+        """
+        named = options.image or (manifest.container.image if manifest.container is not None else "")
+        if named or manifest.container is not None:
+            self._check_image(manifest, named)
+            return named
+        offered = self._settings.images
+        fitting = [image for image in offered if image.python == manifest.python]
+        if not fitting:
+            versions = " and ".join(sorted({image.python for image in offered})) or "none at all"
+            raise PackageInvalid(
+                f"transform {manifest.name!r} was pickled by Python {manifest.python}, and this cluster has runtime "
+                f"images for {versions}",
+                hint=f"create it with one of these, or have the operator add an image of Python {manifest.python} "
+                "(kubernetes.images)",
+            )
+        wanted = _distributions(manifest.requirements)
+        return min(fitting, key=lambda image: _misfit(image, wanted)).image
+
+    def limits(self, options: TransformOptions) -> Limits:
+        """What one of its pods may use."""
+        cpu = options.resources.cpu or self._settings.cpu
+        memory = options.resources.memory or self._settings.memory
+        return Limits(cpu, memory, options.resources.gpus, float(parse_quantity(cpu)))
+
+    def requested_cpu(self, options: TransformOptions) -> str:
+        """What of its CPU limit a pod reserves."""
+        return f"{max(1, round(self.limits(options).cpus * self._settings.cpu_request_share * 1000))}m"
+
+    def workers(self, options: TransformOptions, default: int) -> int:
+        """Worker processes per pod, which is how many jobs it has at a time."""
+        return options.workers or default or max(1, math.ceil(self.limits(options).cpus))
+
+    def replicas(self, options: TransformOptions) -> tuple[int, int]:
+        """The fewest and the most pods it may have, when it has any work: the fewest may be none."""
+        if options.replicas:
+            return options.replicas, options.replicas
+        most = options.max_replicas or self._settings.max_replicas
+        return options.min_replicas, max(most, options.min_replicas)
+
+    def _check_image(self, manifest: wire.Manifest, named: str) -> None:
+        own = tuple(image.image for image in self._settings.images)
+        images = [named] if named else []
+        if manifest.container is not None and manifest.container.pod is not None:
+            spec = manifest.container.pod.get("spec") or {}
+            images += [str(c.get("image")) for kind in ("initContainers", "containers") for c in spec.get(kind) or ()]
+        for image in images:
+            if image not in own and not _matches(image, self._settings.allowed_images):
+                raise Forbidden(
+                    f"transform {manifest.name!r} may not run the image {image!r}",
+                    hint=_allowed("images", self._settings.allowed_images),
+                )
+
+    def _check_limits(self, options: TransformOptions) -> None:
+        settings, asked = self._settings, options.resources
+        for what, value, most in (("cpu", asked.cpu, settings.max_cpu), ("memory", asked.memory, settings.max_memory)):
+            if value and _quantity(value) > _quantity(most):
+                raise Forbidden(
+                    f"resources: {what} {value} is more than the {most} that a pod may have",
+                    hint=f"see the setting kubernetes.max_{what}",
+                )
+            if value and not _quantity(value):
+                raise Forbidden(f"resources: {what} {value} is nothing", hint="leave it out for the default")
+        if asked.gpus > settings.max_gpus:
+            raise Forbidden(
+                f"resources: {asked.gpus} GPUs are more than the {settings.max_gpus} that a pod may have",
+                hint="see the setting kubernetes.max_gpus",
+            )
+
+
+def _quantity(text: str) -> Decimal:
+    value: Decimal = parse_quantity(text)
+    return value
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _allowed(what: str, patterns: Iterable[str]) -> str:
+    return f"allowed {what}: {', '.join(patterns) or 'none'} (the operator's setting kubernetes.allowed_{what})"
+
+
+def _distributions(requirements: Iterable[str]) -> set[str]:
+    names = set()
+    for text in requirements:
+        try:
+            names.add(str(canonicalize_name(Requirement(text).name)))
+        except InvalidRequirement as error:
+            raise PackageInvalid(f"requirement {text!r}: {error}", hint="write it like torch==2.6.0") from error
+    return names
+
+
+def _misfit(image: RuntimeImage, wanted: set[str]) -> tuple[int, int]:
+    """How badly an image fits: what it lacks of all that any image has, then what it has for nothing."""
+    has = {str(canonicalize_name(name)) for name in image.provides}
+    return len(wanted - has), len(has - wanted)
