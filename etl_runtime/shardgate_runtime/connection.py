@@ -82,11 +82,17 @@ class Connection:
             elif sum(len(part) for part in parts) < RECEIVE_BYTES:
                 self._socket.sendall(b"".join((head, *parts)))
             else:
-                self._socket.sendall(head)
-                for part in parts:
-                    self._socket.sendall(part)
+                self._send_together(head, *parts)
         except OSError as error:
             raise ReaderLeft(str(error)) from error
+
+    def _send_together(self, *parts: bytes | memoryview) -> None:
+        """Send without joining the parts, and without a packet of its own for each."""
+        sent = self._socket.sendmsg(parts)
+        for part in parts:
+            if sent < len(part):
+                self._socket.sendall(memoryview(part)[sent:])
+            sent = max(sent - len(part), 0)
 
     def poll(self) -> None:
         """Take the ACKs that are there, without waiting.

@@ -56,6 +56,8 @@ class StreamConnection(WorkerConnection):
         self._loop = asyncio.get_running_loop()
         self._buffer = bytearray(BUFFER_BYTES)
         self._start = self._end = 0
+        self._reading = BUFFER_BYTES
+        self._space = bytearray()
         self._ring: memoryview | None = None
         self._held: memoryview | None = None
         self._consumed = self._acknowledged = 0
@@ -94,8 +96,7 @@ class StreamConnection(WorkerConnection):
             if kind == wire.FrameType.SPAN and length == _SPAN_BYTES:
                 return await self._span()
             if kind == wire.FrameType.DATA and length >= wire.CHECKPOINT.size:
-                payload = memoryview(await self._payload(length))
-                return Chunk(payload[wire.CHECKPOINT.size :].toreadonly(), _checkpoint(payload, 0))
+                return await self._data(length)
             if kind == wire.FrameType.END:
                 return _decode(_unpack_stats, await self._payload(length))
             if kind == wire.FrameType.FAIL:
@@ -143,7 +144,7 @@ class StreamConnection(WorkerConnection):
 
         try:
             while self._end < wire.FRAME.size or self._end < wire.FRAME.size + self._length_at(0):
-                await self._more(receive)
+                await self._more(receive, BUFFER_BYTES)
             kind, length = await self._header()
             return kind, await self._payload(length), descriptors
         except BaseException:
@@ -172,10 +173,19 @@ class StreamConnection(WorkerConnection):
         self._held = ring[offset : offset + length]
         return Chunk(self._held.toreadonly(), _checkpoint(self._buffer, place))
 
+    async def _data(self, length: int) -> Chunk:
+        """Take a frame's bytes into memory that every frame uses: fresh memory would cost more than the copy."""
+        if length > len(self._space):
+            self._space = bytearray(length)
+        self._reading = wire.FRAME.size  # from now on, only as much as would have to be copied from there anyhow
+        space = memoryview(self._space)[:length]
+        await self._fill(space)
+        return Chunk(space[wire.CHECKPOINT.size :].toreadonly(), _checkpoint(space, 0))
+
     async def _need(self, count: int) -> int:
         """Take `count` bytes of the buffer, which has them when this returns; says where they begin."""
         while self._end - self._start < count:
-            await self._more(self._sock.recv_into)
+            await self._more(self._sock.recv_into, max(count, self._reading))
         place = self._start
         self._start += count
         return place
@@ -183,19 +193,22 @@ class StreamConnection(WorkerConnection):
     async def _payload(self, length: int) -> bytearray:
         """Take a payload of any length into memory of its own."""
         payload = bytearray(length)
-        have = min(length, self._end - self._start)
-        payload[:have] = memoryview(self._buffer)[self._start : self._start + have]
-        self._start += have
-        view = memoryview(payload)
-        while have < length:
-            have += await self._receive(self._sock.recv_into, view[have:])
+        await self._fill(memoryview(payload))
         return payload
 
-    async def _more(self, receive: Callable[[memoryview], int]) -> None:
+    async def _fill(self, view: memoryview) -> None:
+        have = min(len(view), self._end - self._start)
+        view[:have] = memoryview(self._buffer)[self._start : self._start + have]
+        self._start += have
+        while have < len(view):
+            have += await self._receive(self._sock.recv_into, view[have:])
+
+    async def _more(self, receive: Callable[[memoryview], int], limit: int) -> None:
+        """Receive at least one byte more, and not more than `limit` bytes in all."""
         rest = self._buffer[self._start : self._end]
         self._buffer[: len(rest)] = rest
         self._start, self._end = 0, len(rest)
-        self._end += await self._receive(receive, memoryview(self._buffer)[self._end :])
+        self._end += await self._receive(receive, memoryview(self._buffer)[self._end : limit])
 
     async def _receive(self, receive: Callable[[memoryview], int], view: memoryview) -> int:
         while True:
