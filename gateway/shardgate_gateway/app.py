@@ -33,6 +33,7 @@ from shardgate_gateway.cluster.peers import Peers
 from shardgate_gateway.cluster.slices import SliceMembership
 from shardgate_gateway.errors import GatewayError, LocalStorageError
 from shardgate_gateway.etl.asked import Asked
+from shardgate_gateway.etl.kubernetes.demand import DemandBoard
 from shardgate_gateway.etl.local.runner import LocalRunner
 from shardgate_gateway.etl.registry import Registry
 from shardgate_gateway.etl.relay import Relay
@@ -43,6 +44,7 @@ from shardgate_gateway.http.routes import Front
 from shardgate_gateway.http.server import Server
 from shardgate_gateway.http.service import Bucket, Buckets, Service
 from shardgate_gateway.kube.client import open_api
+from shardgate_gateway.metrics import WORKER_NUMBER
 from shardgate_gateway.settings import BucketSettings, Settings
 from shardgate_gateway.state.database import Database, database_url
 from shardgate_gateway.stores.open import open_store
@@ -141,6 +143,7 @@ async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
             results=results,
             name=settings.cluster.name or socket.gethostname(),
             forwarder=await _open_cluster(settings, tokens, endpoint, stack),
+            demand=DemandBoard(settings.state.dir / "demand", os.environ.get(WORKER_NUMBER, "0")),
             max_connections=settings.serve.max_connections or _descriptors() // DESCRIPTORS_PER_CONNECTION,
         )
 
@@ -155,6 +158,7 @@ async def _open_etl(settings: Settings, stack: contextlib.AsyncExitStack) -> tup
         ) from error
     database = Database(database_url(state.database, state.dir))
     stack.push_async_callback(database.aclose)
+    await asyncio.to_thread(database.prepare)
     where = state.packages or str(state.dir / "packages")
     packages = open_store("file://packages", BucketSettings(where=where), settings.upstream)
     stack.push_async_callback(packages.aclose)

@@ -107,6 +107,7 @@ ROUTES = (
     _route("prefetch", "/v1/cache/prefetch", needs=BY_RESOURCE, POST=cache_admin.prefetch),
     _route("evict", "/v1/cache/evict", needs=BY_RESOURCE, POST=cache_admin.evict),
     _route("cluster", "/v1/cluster", needs=ANY_TOKEN, GET=cluster_view.show),
+    _route("demand", "/v1/cluster/demand", needs=PEER, GET=cluster_view.demand),
     _route("forget", "/v1/cluster/forget", needs=PEER, POST=cluster_view.forget),
     _route("healthz", "/healthz", needs=ANY_TOKEN, public=True, GET=health.alive),
     _route("readyz", "/readyz", needs=ANY_TOKEN, public=True, GET=health.ready),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from shardgate_gateway.cache.cache import Cache
+    from shardgate_gateway.etl.kubernetes.demand import DemandBoard
     from shardgate_gateway.etl.registry import Registry
     from shardgate_gateway.etl.results import Results
     from shardgate_gateway.etl.runner import Runner
@@ -82,6 +83,7 @@ class Service:
     Attributes:
         name: Of this gateway among the others.
         forwarder: To the others, where there are any.
+        demand: What the readers of all its processes want.
         running: Requests being answered.
         connections: Open connections.
         max_connections: More than that are answered 503.
@@ -98,6 +100,7 @@ class Service:
     results: Results
     name: str
     forwarder: Forwarder | None
+    demand: DemandBoard
     max_connections: int
     running: int = 0
     connections: int = 0

@@ -49,6 +49,7 @@ ROLE_RULES: list[dict[str, list[str]]] = [
     {"apiGroups": [""], "resources": ["services", "secrets"], "verbs": ["create", "patch", "delete"]},
     {"apiGroups": [""], "resources": ["pods", "events"], "verbs": ["get", "list", "watch"]},
     {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
+    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
     {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
 ]
 """What the runner needs of the API server; the chart's Role says the same."""
@@ -87,6 +88,10 @@ class Manifests:
         """Of the Deployment, the Service and the Secret."""
         return names.object_name(self._instance, transform_id)
 
+    def workers(self, record: TransformRecord) -> int:
+        """Jobs that one of its pods works on at a time."""
+        return self._policy.workers(record.options, self._etl.workers)
+
     def secret(self, transform_id: str, token: str) -> Object:
         """The token with which pods fetch their package."""
         return {
@@ -114,6 +119,7 @@ class Manifests:
     def deployment(self, record: TransformRecord) -> Object:
         """All of it but `replicas`; annotated with digests of what it was made from."""
         template = self._template(record)
+        template["metadata"]["annotations"][names.ANNOTATION_SPEC] = digest = _digest(template)
         spec: Object = {
             "selector": {"matchLabels": self._selector(record.id)},
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
@@ -122,11 +128,18 @@ class Manifests:
             "template": template,
         }
         metadata = self._metadata(record.id)
+        fewest, most = self._policy.replicas(record.options)
+        bounds = {"minimum": fewest, "maximum": most, "workers": self.workers(record)}
         metadata["annotations"] |= {
             names.ANNOTATION_OPTIONS: options_digest(record),
-            names.ANNOTATION_SPEC: _digest(spec),
+            names.ANNOTATION_SPEC: digest,
+            names.ANNOTATION_BOUNDS: json.dumps(bounds),
         }
         return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}
+
+    def _scaling(self, record: TransformRecord) -> dict[str, int]:
+        fewest, most = self._policy.replicas(record.options)
+        return {"min": fewest, "max": most, "workers": self._policy.workers(record.options, self._etl.workers)}
 
     def _metadata(self, transform_id: str) -> Object:
         metadata: Object = {
@@ -215,7 +228,6 @@ class Manifests:
 
     def _runtime(self, record: TransformRecord) -> Object:
         """Our runtime, which fetches the transform's package and runs it."""
-        workers = self._policy.workers(record.options, self._etl.workers)
         flags = {
             "package-url": f"{self._gateway_url}/v1/transforms/{record.id}/package",
             "token-file": f"{TOKEN_FOLDER}/token",
@@ -223,7 +235,7 @@ class Manifests:
             "listen": f"tcp:0.0.0.0:{WORKER_PORT}",
             "status-port": STATUS_PORT,
             "run-dir": RUN_FOLDER,
-            "workers": workers,
+            "workers": self.workers(record),
             "memory-bytes": record.options.memory_bytes or self._etl.memory_bytes,
             "ring-bytes": 0,
             "stall-seconds": f"{self._etl.progress_timeout:g}",

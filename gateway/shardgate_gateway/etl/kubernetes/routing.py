@@ -86,12 +86,12 @@ class Routes:
     """The pods of one transform.
 
     Args:
-        node: Where this gateway runs. zone: Likewise; "" is unknown.
+        node: Where this gateway runs; "" is unknown. Its zone is that of any pod there.
     """
 
-    def __init__(self, *, node: str = "", zone: str = "") -> None:
+    def __init__(self, *, node: str = "") -> None:
         self._node = node
-        self._zone = zone
+        self._zone = ""
         self._pods: dict[str, Pod] = {}
 
     @property
@@ -104,6 +104,8 @@ class Routes:
         ready = {endpoint.pod: endpoint for endpoint in endpoints}
         for name, endpoint in ready.items():
             pod = self._pods.setdefault(name, Pod(endpoint))
+            if endpoint.node == self._node:
+                self._zone = endpoint.zone
             if not pod.listed or pod.endpoint != endpoint:
                 pod.endpoint, pod.listed, pod.failures, pod.left_out_until = endpoint, True, 0, 0.0
         for name in self._pods.keys() - ready.keys():

@@ -12,8 +12,8 @@ def endpoint(pod: str, *, node: str = "n", zone: str = "z", capacity: int = 2, a
     return Endpoint(pod, address, 8470, node, zone, capacity)
 
 
-def routes(*endpoints: Endpoint, node: str = "here", zone: str = "east") -> Routes:
-    routes = Routes(node=node, zone=zone)
+def routes(*endpoints: Endpoint, node: str = "here") -> Routes:
+    routes = Routes(node=node)
     routes.update(endpoints)
     return routes
 
@@ -56,13 +56,16 @@ def test_the_pod_with_the_least_work_per_worker_is_first() -> None:
 
 def test_among_equals_the_own_node_comes_first_then_the_own_zone() -> None:
     far, near, own = endpoint("far"), endpoint("near", zone="east"), endpoint("own", node="here", zone="east")
-    assert chosen(routes(far, near, own)) == "own"
-    assert chosen(routes(far, near)) == "near"
-    assert chosen(routes(far)) == "far"
+    pods = routes(far, near, own)
+    assert chosen(pods) == "own"
+    pods.update([far, near])
+    assert chosen(pods) == "near"
+    pods.update([far])
+    assert chosen(pods) == "far"
 
 
 def test_a_gateway_that_does_not_know_where_it_is_prefers_nobody() -> None:
-    pods = routes(endpoint("a", node="", zone=""), endpoint("b", node="", zone=""), node="", zone="")
+    pods = routes(endpoint("a", node=""), endpoint("b", node=""), node="")
     assert {chosen(pods) for _ in range(100)} == {"a", "b"}
 
 

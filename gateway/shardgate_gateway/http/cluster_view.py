@@ -1,0 +1,46 @@
+"""The cluster as one gateway sees it, and what gateways tell each other."""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from shardgate_gateway.errors import BadRequest
+from shardgate_gateway.etl.kubernetes.demand import to_json
+from shardgate_gateway.http.request import object_key, parameters, provider
+
+if TYPE_CHECKING:
+    from shardgate_gateway.http.call import Call
+    from shardgate_gateway.http.service import Service
+
+_PARAMETERS = frozenset({"provider", "bucket", "object"})
+
+
+async def show(service: Service, _call: Call) -> web.StreamResponse:
+    """Who the gateways are, who this one is, and who answers."""
+    forwarder = service.forwarder
+    members = forwarder.peers.members if forwarder else []
+    return web.json_response(
+        {
+            "me": service.name,
+            "members": [{"name": member.name, "url": member.url, "live": live} for member, live in members],
+        }
+    )
+
+
+async def demand(service: Service, _call: Call) -> web.StreamResponse:
+    """What the readers of all processes of this gateway want, by transform."""
+    return web.json_response(to_json(await asyncio.to_thread(service.demand.read)))
+
+
+async def forget(service: Service, call: Call) -> web.StreamResponse:
+    """Another gateway wrote or deleted this object: nothing older is served from here any more."""
+    given = parameters(call.query, _PARAMETERS)
+    if given.keys() != _PARAMETERS:
+        raise BadRequest("say which provider=, bucket= and object=")
+    bucket = service.buckets.find(given["bucket"], provider(given), call.grant)
+    await service.cache.invalidate(bucket.source(object_key(given["object"])))
+    return web.Response(status=HTTPStatus.NO_CONTENT)
