@@ -205,6 +205,7 @@ class EtlSettings(Group):
         ge=1,
         description="Requests per transform and process that may wait for a worker; more get 503 with Retry-After.",
     )
+    args_bytes: int = Field(4096, ge=0, description="Bytes of the `args` that a request may hand to its transform.")
     package_bytes: int = Field(512 * MIB, ge=1, description="Bytes of the largest transform package accepted.")
     small_result_bytes: int = Field(
         16 * MIB, ge=0, description='Under `cache="auto"`, results up to this many bytes are kept at the first request.'
@@ -265,8 +266,12 @@ class KubernetesSettings(Group):
     patience_seconds: float = Field(
         60,
         gt=0,
-        description="Seconds that what may heal (no node fits, the registry does not answer) may keep pods from starting "
-        "before a start fails. An autoscaler needs minutes.",
+        description="Seconds that what may heal (no node fits, the registry does not answer) may keep pods from "
+        "starting before a start fails. An autoscaler needs minutes.",
+    )
+    node: str = Field("", description="Node that the gateway runs on: pods there are preferred. Empty prefers none.")
+    calm_seconds: float = Field(
+        60, ge=0, description="Seconds that fewer pods must have been enough before a transform gets fewer."
     )
     grace_seconds: int = Field(
         60, ge=1, description="Seconds that a pod which is asked to end has for the shards it works on."

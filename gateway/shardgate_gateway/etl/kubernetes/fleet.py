@@ -34,14 +34,25 @@ class Fleet:
         node: Where this gateway runs, or "".
         max_waiting: Jobs per transform that may wait here.
         idle_seconds: Without demand, after which a transform may have no pod.
+        calm_seconds: For so long fewer pods must have been enough before there are fewer.
     """
 
-    def __init__(self, api: KubeApi, view: ClusterView, *, node: str, max_waiting: int, idle_seconds: float) -> None:
+    def __init__(
+        self,
+        api: KubeApi,
+        view: ClusterView,
+        *,
+        node: str,
+        max_waiting: int,
+        idle_seconds: float,
+        calm_seconds: float,
+    ) -> None:
         self._api = api
         self._view = view
         self._node = node
         self._max_waiting = max_waiting
         self._idle_seconds = idle_seconds
+        self._calm_seconds = calm_seconds
         self._dispatchers: dict[str, Dispatcher] = {}
         self._ids: dict[str, str] = {}
         view.slices.subscribe(self._update)
@@ -101,4 +112,5 @@ class Fleet:
 
     def _bounds(self, deployment: Object) -> Bounds:
         scaling = json.loads(annotations_of(deployment).get(names.ANNOTATION_SCALING, UNSCALED))
-        return Bounds(scaling["min"], scaling["max"], scaling["workers"], self._idle_seconds)
+        fewest, most, workers = scaling["min"], scaling["max"], scaling["workers"]
+        return Bounds(fewest, most, workers, self._idle_seconds, self._calm_seconds)

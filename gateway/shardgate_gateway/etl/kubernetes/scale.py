@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from shardgate_gateway.etl.kubernetes.demand import Demands
 
 LOOK_SECONDS = 2.0
-CALM_SECONDS = 60.0
-"""For so long fewer pods must have been enough before there are fewer."""
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +41,14 @@ class Bounds:
         maximum: Pods that there may be.
         workers: Jobs that one pod works on at a time.
         idle_seconds: Without demand, after which a minimum of 0 means none.
+        calm_seconds: For so long fewer pods must have been enough before there are fewer.
     """
 
     minimum: int
     maximum: int
     workers: int
     idle_seconds: float
+    calm_seconds: float
 
 
 class Seen(NamedTuple):
@@ -73,7 +73,7 @@ def decide(seen: Sequence[Seen], idle_seconds: float, replicas: int, bounds: Bou
     """How many pods there should be.
 
     Args:
-        seen: The demand, oldest first; the last is now. More than `CALM_SECONDS` back does not count.
+        seen: The demand, oldest first; the last is now. More than `calm_seconds` back does not count.
         idle_seconds: For how long there was no demand at all.
         replicas: How many there should be until now.
         bounds: What is allowed.
@@ -82,8 +82,9 @@ def decide(seen: Sequence[Seen], idle_seconds: float, replicas: int, bounds: Bou
     if now.jobs == 0 and bounds.minimum == 0 and (replicas == 0 or idle_seconds >= bounds.idle_seconds):
         return 0
     wanted = _pods(now.jobs, bounds)
-    known = seen[0].at <= now.at - CALM_SECONDS
-    lately = max(_pods(past.jobs, bounds) for past in seen if past.at >= now.at - CALM_SECONDS)
+    calm_since = now.at - bounds.calm_seconds
+    known = seen[0].at <= calm_since
+    lately = max(_pods(past.jobs, bounds) for past in seen if past.at >= calm_since)
     most = min(replicas, bounds.maximum)
     return max(wanted, min(most, lately) if known else most)
 
@@ -99,9 +100,9 @@ class _Past:
     since: float
     seen: deque[Seen] = field(default_factory=deque)
 
-    def add(self, now: float, jobs: int) -> None:
+    def add(self, now: float, jobs: int, calm_seconds: float) -> None:
         self.seen.append(Seen(now, jobs))
-        while len(self.seen) > 1 and self.seen[1].at <= now - CALM_SECONDS:
+        while len(self.seen) > 1 and self.seen[1].at <= now - calm_seconds:
             self.seen.popleft()
 
 
@@ -142,7 +143,7 @@ class Scaler:
     async def _adjust(self, target: Target, demands: Demands, now: float, *, complete: bool) -> None:
         past = self._past[target.transform_id]
         demand = demands.get(target.transform_id) or Demand(0, now - past.since)
-        past.add(now, demand.jobs)
+        past.add(now, demand.jobs, target.bounds.calm_seconds)
         wanted = decide(past.seen, demand.idle_seconds, target.replicas, target.bounds)
         if wanted == target.replicas or (wanted < target.replicas and not complete):
             return

@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 
 from shardgate_gateway.errors import Conflict
 from shardgate_gateway.etl.kubernetes.demand import Demand, Demands
-from shardgate_gateway.etl.kubernetes.scale import CALM_SECONDS, Bounds, Scaler, Seen, Target, decide
+from shardgate_gateway.etl.kubernetes.scale import Bounds, Scaler, Seen, Target, decide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BOUNDS = Bounds(minimum=0, maximum=10, workers=2, idle_seconds=600)
+CALM_SECONDS = 60.0
+BOUNDS = Bounds(minimum=0, maximum=10, workers=2, idle_seconds=600, calm_seconds=CALM_SECONDS)
 IDLE, BUSY = 1e6, 0.0
 
 
@@ -27,7 +28,7 @@ def test_more_pods_come_at_once() -> None:
 
 def test_never_more_than_allowed_and_never_fewer() -> None:
     assert decide(history(1000), BUSY, 1, BOUNDS) == 10
-    assert decide(history(0, 0, 0, 0), IDLE, 5, Bounds(3, 10, 2, 600)) == 3
+    assert decide(history(0, 0, 0, 0), IDLE, 5, Bounds(3, 10, 2, 600, CALM_SECONDS)) == 3
     assert decide(history(0), BUSY, 50, BOUNDS) == 10
 
 
@@ -53,7 +54,7 @@ def test_nothing_stays_nothing_until_somebody_asks() -> None:
 
 
 bounds = st.builds(
-    lambda low, more, workers, idle: Bounds(low, max(low + more, 1), workers, idle),
+    lambda low, more, workers, idle: Bounds(low, max(low + more, 1), workers, idle, CALM_SECONDS),
     st.integers(0, 5),
     st.integers(0, 20),
     st.integers(1, 8),
