@@ -23,6 +23,7 @@ sample after the last. Another worker can continue from any checkpoint.
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 from dataclasses import asdict, dataclass, field, fields
 from enum import IntEnum
@@ -38,9 +39,9 @@ TRANSFORM_HEADER = "X-Shardgate-Transform"
 CACHE_HEADER = "X-Shardgate-Cache"
 """How a GET was answered: `hit`, `miss` (it started the fetch), `filling` (another did), `bypass`, `computed`."""
 STAGES_HEADER = "X-Shardgate-Stages"
-"""In the GET of a worker that reads the result of an earlier stage of its pipeline: how many stages there are in all."""
-FROM_HEADER = "X-Shardgate-From"
-"""Beside it: the first byte that is wanted. It is repeated in an answer that begins there, with status 200."""
+"""In the GET of a worker that reads the result of an earlier stage of its pipeline: how many stages there are in all.
+Such a GET is answered 503 rather than kept waiting for a worker, and a range of a result that is not kept whole is
+answered with all of it."""
 ARGS_HEADER = "X-Shardgate-Args"
 BUCKET_HEADER = "X-Shardgate-Bucket"
 OBJECT_HEADER = "X-Shardgate-Object"
@@ -48,6 +49,14 @@ ETAG_HEADER = "X-Shardgate-Etag"
 SEED_HEADER = "X-Shardgate-Seed"
 EPOCH_HEADER = "X-Shardgate-Epoch"
 """What a container is told with a request; printable ASCII without `%` stands as it is, the rest is percent-encoded."""
+FORWARDED_HEADER = "X-Shardgate-Forwarded"
+"""A gateway asks another one for a client: a token of scope `peer`. Such a request is answered where it arrives."""
+REACH_HEADER = "X-Shardgate-Reach"
+"""Names of the gateways that the client can reach by itself, with commas: it may be redirected to them."""
+MEMBER_HEADER = "X-Shardgate-Member"
+"""The gateway that a proxied answer comes from, or that a redirect leads to."""
+HOT_HEADER = "X-Shardgate-Hot"
+"""Between gateways: how many of them should hold this object."""
 
 TRANSFORM_PARAMETERS = ("transform_id", "etl_name", "uuid")
 """Query parameters that name a transform; the first is ours, the others are accepted as synonyms."""
@@ -70,8 +79,8 @@ CachePolicy = Literal["never", "always", "auto"]
 class Container:
     """How to run a transform that is a program of its own, and what it speaks.
 
-    It listens on HTTP. `PUT /` brings an object as its body, and the answer's body is the result; both are streamed, and
-    the answer may begin before the request ends. With `method="get"` a `GET /?url=` names where to read the object
+    It listens on HTTP. `PUT /` brings an object as its body, and the answer's body is the result; both are streamed,
+    and the answer may begin before the request ends. With `method="get"` a `GET /?url=` names where to read the object
     instead. The query parameter `args` and headers (above) tell the rest. Its answer is 200 with a length or in chunks;
     any other status makes its body the error message. It gets requests once `health` answers 2xx.
 
@@ -223,11 +232,11 @@ class Job:
         sample, input: Continue with this sample, whose first tar block is at this byte of the shard.
         output: Bytes of the whole output that come before those of `sample` (the checkpoint's place in the response);
             the padding at the end of a tar depends on it.
-        skip: Drop this many bytes of output first; they were sent already.
-        poison: Samples that are not to be run again, index to reason; the error policy treats them.
-        careful: Report every sample by itself, so that a dying worker leaves no doubt about the sample.
-        ring: The gateway shares memory with the worker and takes SPAN frames.
-        weak: The etag does not promise that the same version has the same bytes: reading `url` is never continued in the
+        skip: Drop this many bytes of output first; they were sent already. poison: Samples that are not to be run
+        again, index to reason; the error policy treats them. careful: Report every sample by itself, so that a dying
+        worker leaves no doubt about the sample. ring: The gateway shares memory with the worker and takes SPAN frames.
+        weak: The etag does not promise that the same version has the same bytes: reading `url` is never continued in
+        the
             middle.
         stages: How many stages the pipeline has whose earlier ones make what `url` gives; 0 if that is a raw object.
     """
@@ -337,6 +346,24 @@ class Failure:
     @classmethod
     def unpack(cls, payload: bytes) -> Failure:
         return cls(**msgpack.unpackb(payload))
+
+
+_REPEATED = ("sample_failed", "transform_failed", "transform_start_failed", "bad_request", "not_found")
+"""Problems of an earlier stage that another try would only repeat."""
+
+
+def refused_input(url: str, stages: int, status: int, body: bytes) -> Failure:
+    """What it means for a job that the GET of its `url` was answered with this status and (the beginning of a) body."""
+    try:
+        problem = json.loads(body)
+        code, message, hint = problem["code"], problem["message"], problem.get("hint", "")
+    except (ValueError, TypeError, KeyError):  # another server's may be anything
+        code, message, hint = "", body.decode(errors="replace"), ""
+    if stages and code in _REPEATED:
+        return Failure("stage_failed", message, hint)
+    if stages and code == "busy":
+        return Failure("stage_busy", message, hint)
+    return Failure("input_unavailable", f"{url} answered {status}: {message}", "reading it again may help")
 
 
 def pack_frame(kind: FrameType, payload: bytes = b"") -> bytes:

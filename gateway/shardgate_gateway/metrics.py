@@ -36,6 +36,9 @@ ABORTED = Counter(
     "shardgate_http_aborted", "Bodies that were broken off after their headers, so that the reader fails.", ["code"]
 )
 LEFT = Counter("shardgate_http_left", "Readers that left before the end of their body.")
+FORWARDED = Counter(
+    "shardgate_forwarded", "Requests for objects of another gateway, by what was done: proxy, redirect, skip.", ["how"]
+)
 RUNNING = Gauge("shardgate_http_running", "Requests being answered now.", multiprocess_mode="livesum")
 ETL_JOBS = Counter("shardgate_etl_jobs", "Shards, or parts of them, that a worker had, by how that ended.", ["outcome"])
 ETL_SAMPLES = Counter("shardgate_etl_samples", "Samples that workers made.")

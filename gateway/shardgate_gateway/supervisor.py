@@ -168,5 +168,6 @@ class Supervisor:
             if worker.returncode is None:
                 worker.send_signal(signal.SIGKILL if again else signal.SIGTERM)
         if not again:
-            patience = self._settings.serve.drain_seconds + KILL_SECONDS
+            serve = self._settings.serve
+            patience = serve.linger_seconds + serve.drain_seconds + KILL_SECONDS
             asyncio.get_running_loop().call_later(patience, self._stop)

@@ -32,7 +32,9 @@ from aiohttp import web
 
 from shardgate_gateway import metrics
 from shardgate_gateway.cache.reader import FileSpan
+from shardgate_gateway.cluster.connection import Incoming
 from shardgate_gateway.http.problems import as_gateway_error
+from shardgate_gateway.http.splice import splice
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 
     from shardgate_gateway.http.call import Call
 
-    Part = FileSpan | bytes | memoryview
+    Part = FileSpan | Incoming | bytes | memoryview
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +119,7 @@ async def _send_rest(out: _Socket, first: Part | None, parts: AsyncGenerator[Par
     sent = 0
     part = first
     while part is not None:
-        size = part.length if isinstance(part, FileSpan) else len(part)
+        size = part.length if isinstance(part, FileSpan | Incoming) else len(part)
         sent += size
         if length is None:
             if size:  # an empty chunk would say that the body is complete
@@ -179,13 +181,15 @@ class _Socket:
     async def write_part(self, part: Part) -> None:
         if isinstance(part, FileSpan):
             await self._send_file(part)
+        elif isinstance(part, Incoming):
+            await self._pass_on(part)
         else:
             await self.write(part)
 
     async def write_chunk(self, part: Part, size: int) -> None:
-        if isinstance(part, FileSpan):
+        if isinstance(part, FileSpan | Incoming):
             await self.write(b"%x\r\n" % size)
-            await self._send_file(part)
+            await self.write_part(part)
             await self.write(b"\r\n")
         else:
             await self.write(b"%x\r\n" % size, part, b"\r\n")
@@ -224,6 +228,14 @@ class _Socket:
             offset += count
             if count == TURN_BYTES:
                 await asyncio.sleep(0)
+
+    async def _pass_on(self, part: Incoming) -> None:
+        try:
+            await splice(part, self._fd, self._writable)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise
+            raise ReaderLeft from error
 
     async def _copy_file(self, span: FileSpan) -> None:
         """For file systems without sendfile."""

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from shardgate_gateway.http.service import Service
 
 
-async def alive(_service: Service, _call: Call) -> web.StreamResponse:
-    return web.json_response({"status": "alive"})
+async def alive(service: Service, _call: Call) -> web.StreamResponse:
+    return web.json_response({"status": "alive", "member": service.name})
 
 
 async def ready(service: Service, _call: Call) -> web.StreamResponse:
     if service.draining:
         raise Busy("this gateway is shutting down", hint="ask another one")
-    return web.json_response({"status": "ready"})
+    return web.json_response({"status": "ready", "member": service.name})
 
 
 async def scrape(_service: Service, _call: Call) -> web.StreamResponse:

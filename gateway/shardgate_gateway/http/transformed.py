@@ -4,7 +4,8 @@ The version of the raw object and the request alone say what the result is, so i
 answered, before anything runs. A result that is kept is from then on an object like any other; all others are streamed
 straight from a worker, and their length is known only at the end. A range makes a result one that is kept, where its
 transform's policy allows that: it is computed whole first, and then read in part. Where the policy is `never`, a range
-is ignored and the whole result comes with status 200, as HTTP allows.
+is ignored and the whole result comes with status 200, as HTTP allows. The same goes for workers that read an earlier
+stage of their pipeline: that result is made for them alone, and not to be kept for it.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from aiohttp import hdrs
 
 from shardgate import wire
 from shardgate_gateway.errors import BadRequest
+from shardgate_gateway.etl.pipeline import resolve_pipeline
 from shardgate_gateway.etl.results import Query
 from shardgate_gateway.http import members
-from shardgate_gateway.http.conditions import Version, is_conditional, not_modified
+from shardgate_gateway.http.conditions import Version, check_unchanged, is_conditional, not_modified
 from shardgate_gateway.http.reply import send_chunked, send_head, send_not_modified, send_reading
 
 if TYPE_CHECKING:
     from shardgate_gateway.cache.source import Source
-    from shardgate_gateway.etl.registry import TransformRecord
+    from shardgate_gateway.etl.pipeline import Stage
     from shardgate_gateway.etl.results import ResultSource
     from shardgate_gateway.http.body import Sent
     from shardgate_gateway.http.call import Call
@@ -43,9 +45,14 @@ async def get(service: Service, call: Call, target: ObjectTarget, source: Source
     raw = raw or await service.cache.open(source)
     try:
         result = await _result(service, call, target, source, raw.meta)
+        check_unchanged(call.headers, Version.of(result.meta))
         if target.archpath is not None:
             return await members.get(service, call, _keepable(result), target.archpath)
-        wants_part = hdrs.RANGE in call.headers and result.record.options.cache != "never"
+        wants_part = (
+            hdrs.RANGE in call.headers
+            and wire.STAGES_HEADER not in call.headers
+            and result.record.options.cache != "never"
+        )
         if wants_part:
             await service.cache.prefetch(result)
         if wants_part or service.results.kept(result):
@@ -58,8 +65,8 @@ async def get(service: Service, call: Call, target: ObjectTarget, source: Source
 
 async def _get_without_raw(service: Service, call: Call, target: ObjectTarget, source: Source) -> Sent | None:
     """A result that is kept already: a raw object that was evicted is not fetched again only to learn its version."""
-    record = await _record(service, target)
-    if record.options.cache == "never":
+    pipeline = await _pipeline(service, target)
+    if pipeline[-1].record.options.cache == "never":
         return None
     result = await _result(service, call, target, source, await service.cache.head(source))
     if (await service.cache.head(result)).size is None:
@@ -80,14 +87,26 @@ async def head_of(service: Service, call: Call, target: ObjectTarget, source: So
 async def _result(
     service: Service, call: Call, target: ObjectTarget, source: Source, version: ObjectMeta
 ) -> ResultSource:
-    record = await _record(service, target)
-    query = Query(args=target.args, seed=target.seed, epoch=target.epoch)
-    return service.results.source(record, source, version, query, request_id=call.id)
+    pipeline = await _pipeline(service, target)
+    query = Query(seed=target.seed, epoch=target.epoch)
+    stages = _stages(call, len(pipeline))
+    inner = stages > len(pipeline)
+    return service.results.source(pipeline, source, version, query, request_id=call.id, stages=stages, inner=inner)
 
 
-async def _record(service: Service, target: ObjectTarget) -> TransformRecord:
+async def _pipeline(service: Service, target: ObjectTarget) -> tuple[Stage, ...]:
     assert target.transform is not None
-    return await service.registry.resolve(target.transform)
+    return await resolve_pipeline(service.registry, target.transform, target.args, service.settings.etl.args_bytes)
+
+
+def _stages(call: Call, own: int) -> int:
+    """Stages of the whole pipeline: more than `own` if a worker of a later one asks."""
+    said = call.headers.get(wire.STAGES_HEADER)
+    if said is None:
+        return own
+    if not (said.isascii() and said.isdigit() and own < int(said) <= wire.MAX_STAGES):
+        raise BadRequest(f"{wire.STAGES_HEADER} can't be {said!r}", hint="it is for workers of pipelines")
+    return int(said)
 
 
 async def _send_kept(service: Service, call: Call, result: ResultSource) -> Sent:
@@ -108,4 +127,4 @@ def _keepable(result: ResultSource) -> ResultSource:
 
 
 def _named(result: ResultSource) -> str:
-    return f"{wire.TRANSFORM_HEADER}: {result.record.id}\r\n"
+    return f"{wire.TRANSFORM_HEADER}: {result.id}\r\n"

@@ -111,7 +111,7 @@ class HttpOrigin(Store):
                 await self._refuse_range(key, start, if_match, response)
             self._check(key, response)
             span = _span(response, name)
-            meta = _meta(key, response, span.size)
+            meta = self._meta(key, response, span.size)
             self._check_version(meta, if_match)
             stop = _place(span, start, end, pinned=if_match is not None and not meta.weak, name=name)
             chunks = _Chunks(response, span, start, end if stop is None else stop, name)
@@ -127,7 +127,7 @@ class HttpOrigin(Store):
                 response = await self._request("GET", key)
         try:
             self._check(key, response)
-            return _meta(key, response, _span(response, self._name(key)).size)
+            return self._meta(key, response, _span(response, self._name(key)).size)
         finally:
             response.close()
 
@@ -170,6 +170,16 @@ class HttpOrigin(Store):
     def _name(self, key: str) -> str:
         return f"{self._label}/{key}"
 
+    def _url(self, key: str) -> URL:
+        return URL(f"{self._base}/{quote(key, safe=SAFE)}", encoded=True)
+
+    def _headers(self) -> dict[str, str]:
+        """What every request carries."""
+        return {"Accept-Encoding": "identity"}
+
+    def _opaque(self, etag: str) -> str:
+        return etag.removeprefix("W/").strip('"')
+
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
@@ -186,12 +196,12 @@ class HttpOrigin(Store):
     ) -> aiohttp.ClientResponse:
         """Ask, and follow redirects as far as they are allowed."""
         check_key(key)
-        url = URL(f"{self._base}/{quote(key, safe=SAFE)}", encoded=True)
+        url = self._url(key)
         for _ in range(MAX_REDIRECTS + 1):
             response = await self._client().request(
                 method,
                 url,
-                headers={"Accept-Encoding": "identity", **(headers or {})},
+                headers={**self._headers(), **(headers or {})},
                 data=body,
                 allow_redirects=False,
             )
@@ -219,6 +229,22 @@ class HttpOrigin(Store):
     def _check_version(self, meta: ObjectMeta, if_match: str | None) -> None:
         if if_match not in {None, meta.etag}:
             raise PreconditionFailed(f"{self._name(meta.key)} has the etag {meta.etag} now, not {if_match}")
+
+    def _meta(self, key: str, response: aiohttp.ClientResponse, size: int | None) -> ObjectMeta:
+        etag = response.headers.get("ETag", "").strip()
+        modified = _date(response.headers.get("Last-Modified"))
+        opaque = self._opaque(etag)
+        if not opaque:
+            when = f"{modified.timestamp():.0f}" if modified else UNVERSIONED + secrets.token_hex(8)
+            opaque = f"{when}-{'' if size is None else size}"
+        return ObjectMeta(
+            key=key,
+            size=size,
+            etag=opaque,
+            weak=not etag.startswith('"'),
+            last_modified=modified,
+            content_type=response.headers.get("Content-Type"),
+        )
 
     async def _refuse_range(self, key: str, start: int, if_match: str | None, response: aiohttp.ClientResponse) -> None:
         """416: say how long the object is, or that it is another one now."""
@@ -319,23 +345,6 @@ def _place(span: _Span, start: int, end: int | None, *, pinned: bool, name: str)
     if not span.partial and start and not pinned:
         raise UpstreamCorrupt(f"{name}: asked for a range, the server sent the whole object", hint=RANGES)
     return stop
-
-
-def _meta(key: str, response: aiohttp.ClientResponse, size: int | None) -> ObjectMeta:
-    etag = response.headers.get("ETag", "").strip()
-    modified = _date(response.headers.get("Last-Modified"))
-    opaque = etag.removeprefix("W/").strip('"')
-    if not opaque:
-        when = f"{modified.timestamp():.0f}" if modified else UNVERSIONED + secrets.token_hex(8)
-        opaque = f"{when}-{'' if size is None else size}"
-    return ObjectMeta(
-        key=key,
-        size=size,
-        etag=opaque,
-        weak=not etag.startswith('"'),
-        last_modified=modified,
-        content_type=response.headers.get("Content-Type"),
-    )
 
 
 def _date(header: str | None) -> datetime | None:

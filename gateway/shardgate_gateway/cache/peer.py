@@ -1,0 +1,86 @@
+"""Objects read from another gateway: how a gateway gets its copy of a hot object without asking the store.
+
+The other gateway is a web server that is known to be a good one, so it is read as one, with all the checks of
+`stores/http_origin.py`. Its etag is that of the store, and so a copy, a fill that is continued from elsewhere, and a
+transform's result are the same whichever way the bytes came. Should that gateway fail, the store itself is read.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
+
+from yarl import URL
+
+from shardgate import wire
+from shardgate_gateway.cache.source import Source
+from shardgate_gateway.errors import UpstreamUnavailable
+from shardgate_gateway.stores.http_origin import HttpOrigin
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shardgate_gateway.cache.source import StoreSource
+    from shardgate_gateway.settings import UpstreamSettings
+    from shardgate_gateway.stores.base import ObjectMeta, ObjectStream, Store
+
+
+class PeerBucket(HttpOrigin):
+    """A bucket as another gateway serves it.
+
+    Args:
+        url: Of that gateway.
+        provider: Of the bucket.
+        bucket: Its name.
+        upstream: Timeouts.
+        token: Proves that a gateway asks.
+    """
+
+    def __init__(
+        self, url: str, provider: str, bucket: str, upstream: UpstreamSettings, token: Callable[[], str]
+    ) -> None:
+        base = URL(f"{url}/v1/objects/{quote(bucket, safe='')}", encoded=True)
+        super().__init__(base, upstream, label=f"{provider}://{bucket}")
+        self._query = f"provider={provider}"
+        self._token = token
+
+    def _url(self, key: str) -> URL:
+        return URL(f"{super()._url(key)}?{self._query}", encoded=True)
+
+    def _headers(self) -> dict[str, str]:
+        token = self._token()
+        return {**super()._headers(), "Authorization": f"Bearer {token}", wire.FORWARDED_HEADER: token}
+
+    def _opaque(self, etag: str) -> str:
+        """The gateway quotes what can't stand in a header."""
+        return unquote(super()._opaque(etag))
+
+
+class PeerSource(Source):
+    """An object that another gateway has.
+
+    Args:
+        source: The same object in its store.
+        peer: The bucket, as that gateway serves it.
+        key: Object name.
+    """
+
+    def __init__(self, source: StoreSource, peer: Store, key: str) -> None:
+        self.entry_name = source.entry_name
+        self.label = source.label
+        self.freshness = source.freshness
+        self._source = source
+        self._peer = peer
+        self._key = key
+
+    async def open(self, *, start: int = 0, end: int | None = None, if_match: str | None = None) -> ObjectStream:
+        try:
+            return await self._peer.get(self._key, start=start, end=end, if_match=if_match)
+        except UpstreamUnavailable:
+            return await self._source.open(start=start, end=end, if_match=if_match)
+
+    async def head(self) -> ObjectMeta:
+        try:
+            return await self._peer.head(self._key)
+        except UpstreamUnavailable:
+            return await self._source.head()

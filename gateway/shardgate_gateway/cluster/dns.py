@@ -1,0 +1,84 @@
+"""Members by name resolution: the addresses of a headless Service, or of any name that has one per gateway.
+
+An address is not a name that outlives a restart, so every new address is asked who it is (`/readyz` says so), and is a
+member from then on. One that does not answer is not a member yet. An address that is asked may turn out to be our own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from shardgate_gateway.cluster.membership import Member, Membership
+from shardgate_gateway.errors import UpstreamUnavailable
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from shardgate_gateway.cluster.connection import PeerClient
+
+log = logging.getLogger(__name__)
+OK = 200
+
+
+class DnsMembership(Membership):
+    """Everybody behind a name.
+
+    Args:
+        url: `http://name:port`.
+        client: To ask addresses who they are.
+        refresh_seconds: Between two looks.
+    """
+
+    def __init__(self, url: str, client: PeerClient, refresh_seconds: float) -> None:
+        super().__init__()
+        parts = urlsplit(url)
+        self._host, self._port = parts.hostname or "", parts.port or 80
+        self._client = client
+        self._refresh_seconds = refresh_seconds
+        self._names: dict[str, str] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._look()
+        self._task = asyncio.create_task(self._run(), name="members by DNS")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._refresh_seconds)
+            await self._look()
+
+    async def _look(self) -> None:
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            log.warning("can't resolve %s, the members stay as they are: %s", self._host, error)
+            return
+        urls = [_url(address[4][0], self._port) for address in found]
+        names = await asyncio.gather(*(self._name(url) for url in urls))
+        self._names = {url: name for url, name in zip(urls, names, strict=True) if name}
+        self._set({name: url for url, name in sorted(self._names.items(), reverse=True)})
+
+    async def _name(self, url: str) -> str:
+        """Of the gateway at this URL, empty if it is not ready; one that is known may be busy and is believed."""
+        with suppress(UpstreamUnavailable, ValueError):
+            status, body = await self._client.tell(Member(url, url), "GET", "/readyz", ())
+            if status == OK:
+                return str(json.loads(body).get("member", ""))
+            return ""
+        return ""
+
+
+def _url(host: object, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in str(host) else f"http://{host}:{port}"

@@ -1,0 +1,316 @@
+"""To the gateway that an object belongs to: by redirect, by proxy, or not at all because it is here.
+
+**Where to.** `cluster/peers.py` ranks the gateways for the object. The first one owns it: its cache, its fetch from
+the store, its writes and its transforms. A request that comes from another gateway is answered where it arrives,
+whatever the rank, so that gateways which disagree never send a request in circles.
+
+**How.** A client that said it reaches the owner by itself is redirected, and its bytes take one hop. All others are
+proxied, because an address that a pod reaches may mean nothing to a laptop. The user's own token goes along, so the
+owner decides what it may do; another header proves that a gateway asks.
+
+**When it fails.** A gateway that can't be asked, or is lost before its answer began, is skipped for the next in rank,
+and at last this gateway answers by itself. Once the head has gone out, a body that breaks off upstream is broken off
+here: the reader sees an aborted connection, never an end. For a PUT the owner is asked first whether it takes the body
+(`Expect: 100-continue`), so until then nothing is lost by asking another one. A DELETE that may have been heard is not
+repeated.
+
+**Hot objects.** The owner says how many gateways should hold an object (`cluster/heat.py`). Those keep a copy of it,
+read from the owner, and the others spread their requests over them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from dataclasses import replace
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from aiohttp import hdrs, web
+
+from shardgate import wire
+from shardgate_gateway import metrics
+from shardgate_gateway.cache.peer import PeerBucket, PeerSource
+from shardgate_gateway.cluster.connection import CONTINUE, RECEIVE_BYTES, NotReached
+from shardgate_gateway.errors import GatewayError, UpstreamError, UpstreamUnavailable
+from shardgate_gateway.http.body import Sent, send_now, send_parts
+from shardgate_gateway.http.request import object_target
+from shardgate_gateway.http.upload import Upload
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
+
+    from shardgate_gateway.cache.source import Source
+    from shardgate_gateway.cluster.connection import Answer, Head
+    from shardgate_gateway.cluster.credentials import Credentials
+    from shardgate_gateway.cluster.membership import Member
+    from shardgate_gateway.cluster.peers import Peers
+    from shardgate_gateway.http.call import Call
+    from shardgate_gateway.http.service import Bucket, Service
+    from shardgate_gateway.settings import UpstreamSettings
+
+    Handler = Callable[[Service, Call], Awaitable[web.StreamResponse]]
+
+READS = (hdrs.METH_GET, hdrs.METH_HEAD)
+NOT_PASSED_ON = frozenset(
+    name.lower()
+    for name in (
+        *(hdrs.CONNECTION, hdrs.HOST, hdrs.EXPECT, hdrs.TRANSFER_ENCODING, hdrs.CONTENT_LENGTH, hdrs.UPGRADE),
+        *("Keep-Alive", wire.REQUEST_ID_HEADER, wire.REACH_HEADER, wire.FORWARDED_HEADER, wire.HOT_HEADER),
+    )
+)
+"""Headers of a request that belong to its connection, or that we set."""
+NOT_PASSED_BACK = frozenset(name.lower() for name in (hdrs.CONNECTION, "Keep-Alive", wire.HOT_HEADER))
+
+
+def at_owner(handler: Handler) -> Handler:
+    """Have requests for an object answered by the gateway that it belongs to."""
+
+    async def answer(service: Service, call: Call) -> web.StreamResponse:
+        if service.forwarder is None:
+            return await handler(service, call)
+        target = object_target(call.request.raw_path)
+        bucket = service.buckets.find(target.bucket, target.provider, call.grant)
+        whole = target.plain and call.request.method == hdrs.METH_GET
+        if call.request.method in READS:
+            return await service.forwarder.read(service, call, handler, bucket, target.key, whole=whole)
+        return await service.forwarder.write(service, call, handler, bucket, target.key)
+
+    return answer
+
+
+class Forwarder:
+    """Sends requests on.
+
+    Args:
+        peers: Who is there.
+        credentials: What this gateway shows to them.
+        upstream: How copies are read from them.
+    """
+
+    def __init__(self, peers: Peers, credentials: Credentials, upstream: UpstreamSettings) -> None:
+        self.peers = peers
+        self._credentials = credentials
+        self._upstream = upstream
+        self._buckets: dict[tuple[str, str], PeerBucket] = {}
+
+    async def aclose(self) -> None:
+        for bucket in self._buckets.values():
+            await bucket.aclose()
+
+    def is_from_peer(self, call: Call) -> bool:
+        return self._credentials.are_good(call.headers.get(wire.FORWARDED_HEADER))
+
+    # --- reading
+
+    async def read(
+        self, service: Service, call: Call, handler: Handler, bucket: Bucket, key: str, *, whole: bool
+    ) -> web.StreamResponse:
+        """Answer a GET or HEAD here, or have it answered; `whole`: for the raw object, of which copies are kept."""
+        source = bucket.source(key)
+        thing, peers = source.entry_name, self.peers
+        ranked = peers.ranked(thing)
+        if self.is_from_peer(call):
+            copies = peers.heat.count(thing) if ranked[0] == peers.me else _copies(call.headers)
+            if copies > 1:
+                call = self._as_hot(call, bucket, key, ranked, copies) if whole else call
+            return await handler(service, call)
+        copies = min(peers.heat.copies(thing), len(ranked)) if whole else 1
+        if peers.me in ranked[:copies]:
+            return await handler(service, self._as_hot(call, bucket, key, ranked, copies) if copies > 1 else call)
+        first = random.choice(ranked[:copies])  # noqa: S311
+        if first.name in _reached(call):
+            peers.heat.heard(thing, max(copies, peers.heat.count(thing)))
+            return _redirect(call, first)
+        for member in (first, *(other for other in ranked if other != first)):
+            if member == peers.me:
+                break
+            try:
+                return await self._proxy(call, member, thing, copies)
+            except UpstreamUnavailable as error:
+                metrics.FORWARDED.labels("skip").inc()
+                peers.suspect(member, error)
+        return await handler(service, call)
+
+    def _as_hot(self, call: Call, bucket: Bucket, key: str, ranked: tuple[Member, ...], copies: int) -> Call:
+        owner = ranked[0]
+        if owner == self.peers.me:
+            return replace(call, more=f"{wire.HOT_HEADER}: {copies}\r\n")
+        return replace(call, copy_of=self._copy(owner, bucket, key))
+
+    def _copy(self, owner: Member, bucket: Bucket, key: str) -> Source:
+        name = owner.url, str(bucket)
+        peer = self._buckets.get(name)
+        if peer is None:
+            peer = PeerBucket(owner.url, bucket.provider, bucket.name, self._upstream, self._credentials.token)
+            self._buckets[name] = peer
+        return PeerSource(bucket.source(key), peer, key)
+
+    async def _proxy(self, call: Call, member: Member, thing: str, copies: int) -> Sent:
+        """Pass the request on, and the answer back.
+
+        Raises:
+            UpstreamUnavailable: There was none, and nothing was sent to the client.
+        """
+        version = call.request.version
+        answer = await self.peers.client.ask(
+            member,
+            call.request.method,
+            _target(call),
+            self._headers(call, {wire.HOT_HEADER: str(copies)} if copies > 1 else {}),
+            version=f"{version.major}.{version.minor}",
+        )
+        try:
+            if copies_now := _copies(answer.head.headers):
+                self.peers.heat.heard(thing, copies_now)
+            length = 0 if answer.bodyless else answer.head.length
+            small = await answer.read() if length is not None and length <= RECEIVE_BYTES else None
+            status, top = HTTPStatus(answer.head.status), _head(call, member, answer.head)
+            metrics.FORWARDED.labels("proxy").inc()
+            metrics.SENT_BYTES.labels("proxy").inc(length or 0)
+            if small is not None:
+                return await send_now(call, status, top, small)
+            return await send_parts(call, status, top, answer.parts(), length=length)
+        finally:
+            answer.close()
+
+    def _headers(self, call: Call, more: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        for name, value in call.headers.items():
+            if name.lower() not in NOT_PASSED_ON:
+                yield name, value
+        yield wire.REQUEST_ID_HEADER, call.id
+        yield wire.FORWARDED_HEADER, self._credentials.token()
+        yield from more.items()
+
+    # --- writing
+
+    async def write(
+        self, service: Service, call: Call, handler: Handler, bucket: Bucket, key: str
+    ) -> web.StreamResponse:
+        """Have a PUT or DELETE done by the owner; it then tells all others to drop what they have."""
+        if not self.is_from_peer(call):
+            for member in self.peers.ranked(bucket.source(key).entry_name):
+                if member == self.peers.me:
+                    break
+                try:
+                    return await self._pass_write(service, call, member)
+                except NotReached as error:
+                    metrics.FORWARDED.labels("skip").inc()
+                    self.peers.suspect(member, error)
+        try:
+            return await handler(service, call)
+        finally:
+            await self._tell_all_to_forget(bucket, key)
+
+    async def _pass_write(self, service: Service, call: Call, member: Member) -> web.StreamResponse:
+        method, upload = call.request.method, None
+        framing: dict[str, str] = {}
+        if method == hdrs.METH_PUT:
+            upload = Upload(call, service.settings.serve.max_put_bytes)
+            framing = {hdrs.EXPECT: "100-continue"}
+            if upload.size is None:
+                framing[hdrs.TRANSFER_ENCODING] = "chunked"
+            else:
+                framing[hdrs.CONTENT_LENGTH] = str(upload.size)
+        answer = await self.peers.client.ask(member, method, _target(call), self._headers(call, framing))
+        try:
+            if upload is not None and answer.head.status == CONTINUE:
+                await _send_body(answer, upload)
+            content = await answer.read()
+        finally:
+            answer.close()
+        metrics.FORWARDED.labels("proxy").inc()
+        headers = {name: value for name, value in answer.head.headers.items() if name.lower() not in NOT_PASSED_BACK}
+        headers.pop(hdrs.CONTENT_LENGTH, None)
+        headers[wire.MEMBER_HEADER] = member.name
+        return web.Response(status=answer.head.status, body=content, headers=headers)
+
+    async def _tell_all_to_forget(self, bucket: Bucket, key: str) -> None:
+        query = urlencode({"provider": bucket.provider, "bucket": bucket.name, "object": key})
+        await asyncio.gather(*(self._tell(member, f"/v1/cluster/forget?{query}") for member in self.peers.others))
+
+    async def _tell(self, member: Member, target: str) -> None:
+        try:
+            await self.peers.client.tell(member, hdrs.METH_POST, target, [self._credentials.bearer()])
+        except UpstreamUnavailable as error:
+            self.peers.suspect(member, error)
+
+    # --- other work on objects
+
+    async def ask_owner(self, call: Call, bucket: Bucket, key: str) -> Any:
+        """Have the same POST done by the owner of one object: its JSON answer, or None where the owner is this gateway.
+
+        Raises:
+            GatewayError: What the owner answered.
+        """
+        query = urlencode({"provider": bucket.provider, "bucket": bucket.name, "object": key})
+        for member in self.peers.ranked(bucket.source(key).entry_name):
+            if member == self.peers.me:
+                break
+            try:
+                return await self.ask(call, member, f"{call.path}?{query}")
+            except NotReached as error:
+                self.peers.suspect(member, error)
+        return None
+
+    async def ask(self, call: Call, member: Member, target: str) -> Any:
+        """Have a POST answered by this member. Raises as `ask_owner`, and NotReached."""
+        answer = await self.peers.client.ask(member, hdrs.METH_POST, target, self._headers(call, {}))
+        try:
+            content = json.loads(await answer.read())
+        finally:
+            answer.close()
+        if answer.head.status >= HTTPStatus.BAD_REQUEST:
+            raise _failure(content)
+        return content
+
+
+async def _send_body(answer: Answer, upload: Upload) -> None:
+    """Send what the client sends, until the owner has it all or has heard enough; then read its answer's head."""
+    connection = answer.connection
+    connection.will_send_a_body()
+    async for chunk in upload.chunks():
+        await connection.send(chunk if upload.size is not None else b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        if not connection.silent():
+            break
+    else:
+        if upload.size is None:
+            await connection.send(b"0\r\n\r\n")
+    answer.head = await connection.head()
+    answer.bodyless = False
+
+
+def _target(call: Call) -> str:
+    return f"{call.path}?{call.query}" if call.query else call.path
+
+
+def _reached(call: Call) -> frozenset[str]:
+    """Members that the client can be redirected to."""
+    return frozenset(name.strip() for name in call.headers.get(wire.REACH_HEADER, "").split(","))
+
+
+def _copies(headers: Any) -> int:
+    said = headers.get(wire.HOT_HEADER, "")
+    return int(said) if said.isdecimal() else 0
+
+
+def _redirect(call: Call, member: Member) -> web.Response:
+    metrics.FORWARDED.labels("redirect").inc()
+    headers = {hdrs.LOCATION: member.url + _target(call), wire.MEMBER_HEADER: member.name}
+    return web.Response(status=HTTPStatus.TEMPORARY_REDIRECT, headers=headers)
+
+
+def _head(call: Call, member: Member, head: Head) -> bytes:
+    """The answer's head as it came, with what belongs to our own connection."""
+    lines = [f"HTTP/1.1 {head.status} {HTTPStatus(head.status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in head.headers.items() if name.lower() not in NOT_PASSED_BACK]
+    lines += [f"{wire.MEMBER_HEADER}: {member.name}", f"Connection: {'close' if call.closing else 'keep-alive'}"]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def _failure(problem: dict[str, Any]) -> GatewayError:
+    error = UpstreamError(str(problem.get("message")), hint=str(problem.get("hint", "")))
+    error.code = str(problem.get("code", error.code))
+    return error
