@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test lint fast format bench servers images images-torch clean
+.PHONY: demo test lint fast format bench servers images images-torch chart clean
 
 demo: $(VENV)/.installed          ## the main job, end to end, on real photographs, with no cluster
 	$(BIN)/shardgate demo
@@ -37,6 +37,9 @@ images:                           ## the gateway and the slim runtime; pushed to
 
 images-torch:                     ## the runtime with torch and torchvision: gigabytes, and minutes
 	deploy/build-images runtime-torch
+
+chart: $(VENV)/.installed          ## the chart's schema and README, and the plain manifests, from what they follow from
+	$(BIN)/python deploy/generate.py
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "shardgate needs Python 3.11 or newer; set PYTHON=python3.x")'

@@ -11,6 +11,7 @@
     "host" "0.0.0.0"
     "port" 51080
     "workers" .Values.workers
+    "linger_seconds" 5
     "drain_seconds" .Values.drainSeconds
     "public_url" (printf "http://%s.%s.svc:%d" $name .Release.Namespace (int .Values.service.port)))
   "cache" (dict
@@ -18,6 +19,7 @@
     "capacity_bytes" (mulf 0.85 (include "shardgate.bytes" .Values.cache.size | float64) | int64))
   "state" (dict "dir" "/var/lib/shardgate/state")
   "auth" (dict "signing_key_file" "/etc/shardgate/signing-key/keys")
+  "cluster" (dict "membership" "kubernetes" "service" (printf "%s-peers" $name))
   "etl" (dict "runner" "kubernetes")
   "kubernetes" (dict
     "instance" (include "shardgate.instance" .)
@@ -32,5 +34,7 @@
 {{- if .Values.auth.tokensSecret -}}
 {{- $_ := set $settings.auth "tokens_file" "/etc/shardgate/tokens/tokens.toml" -}}
 {{- end -}}
-{{- mergeOverwrite $settings (deepCopy .Values.config) | toToml -}}
+{{- $toml := mergeOverwrite $settings (deepCopy .Values.config) | toToml -}}
+{{- /* YAML's numbers come as floats */ -}}
+{{- regexReplaceAll "(?m) = ([0-9]+)[.]0$" $toml " = ${1}" -}}
 {{- end -}}

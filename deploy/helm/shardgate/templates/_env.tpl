@@ -1,10 +1,10 @@
 {{/* What the gateway learns from its pod and from Secrets. */}}
 
 {{- define "shardgate.env" -}}
-- name: POD_NAME
-  valueFrom: {fieldRef: {fieldPath: metadata.name}}
-- name: NODE_NAME
-  valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
+- name: POD_IP
+  valueFrom: {fieldRef: {fieldPath: status.podIP}}
+- name: SHARDGATE_CLUSTER__URL
+  value: http://$(POD_IP):51080
 - name: SHARDGATE_SERVE__TOKEN
   valueFrom: {secretKeyRef: {name: {{ include "shardgate.adminSecret" . }}, key: token}}
 {{- with include "shardgate.databaseSecret" . }}

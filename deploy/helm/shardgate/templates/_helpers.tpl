@@ -13,7 +13,7 @@
 {{- if le (len .Release.Name) 20 -}}
 {{ .Release.Name }}
 {{- else -}}
-{{ printf "%s-%s" (.Release.Name | trunc 13 | regexReplaceAll "-+$" "") (.Release.Name | sha256sum | trunc 6) }}
+{{ printf "%s-%s" (regexReplaceAll "-+$" (.Release.Name | trunc 13) "") (.Release.Name | sha256sum | trunc 6) }}
 {{- end -}}
 {{- end -}}
 
