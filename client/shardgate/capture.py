@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shardgate import pickling, requirements, wire
+from shardgate.arguments import args_style
 from shardgate.errors import CaptureError, InvalidName
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def capture(
         requirements=requirements.pinned(pickled.modules, extra_requirements),
         entry=_qualname(function),
         source=_source(function),
+        takes_args=args_style(function) != "none",
     )
     return manifest, wire.pack_package(manifest, pickled.data)
 

@@ -43,7 +43,9 @@ class BadRedirect(Exception):
     """A redirect that leads nowhere we go."""
 
 
-def get(url: str, headers: Mapping[str, str], token: str) -> http.client.HTTPResponse:
+def get(
+    url: str, headers: Mapping[str, str], token: str, timeout: float = PROGRESS_TIMEOUT
+) -> http.client.HTTPResponse:
     """Ask for a URL; the answer's head has come, its body has not. Closing the answer closes its connection.
 
     Raises:
@@ -53,7 +55,7 @@ def get(url: str, headers: Mapping[str, str], token: str) -> http.client.HTTPRes
     place = home = urlsplit(url)
     for _ in range(MAX_REDIRECTS):
         own = {"Authorization": f"Bearer {token}"} if token and place[:2] == home[:2] else {}
-        response = _ask(place, {**headers, **own})
+        response = _ask(place, {**headers, **own}, timeout)
         target = response.headers.get("Location")
         if response.status not in REDIRECTS or target is None:
             return response
@@ -64,12 +66,12 @@ def get(url: str, headers: Mapping[str, str], token: str) -> http.client.HTTPRes
     raise BadRedirect(f"{url} redirects more than {MAX_REDIRECTS} times")
 
 
-def connect(place: SplitResult) -> http.client.HTTPConnection:
+def connect(place: SplitResult, timeout: float = PROGRESS_TIMEOUT) -> http.client.HTTPConnection:
     """An open connection to the server of a URL."""
     kind = http.client.HTTPSConnection if place.scheme == "https" else http.client.HTTPConnection
     connection = kind(place.hostname or "", place.port, timeout=CONNECT_TIMEOUT)
     connection.connect()
-    connection.sock.settimeout(PROGRESS_TIMEOUT)
+    connection.sock.settimeout(timeout)
     keep_alive(connection.sock)
     return connection
 
@@ -100,8 +102,8 @@ def target_of(place: SplitResult) -> str:
     return place._replace(scheme="", netloc="", fragment="").geturl() or "/"
 
 
-def _ask(place: SplitResult, headers: Mapping[str, str]) -> http.client.HTTPResponse:
-    connection = connect(place)
+def _ask(place: SplitResult, headers: Mapping[str, str], timeout: float) -> http.client.HTTPResponse:
+    connection = connect(place, timeout)
     try:
         connection.request("GET", target_of(place), headers={"Connection": "close", **headers})
         response = connection.getresponse()

@@ -3,7 +3,8 @@
 A worker on the gateway's machine gets an open file descriptor and reads with `pread`: payloads straight into the bytes
 object that user code gets, small reads through a small buffer. Elsewhere it pulls the shard through HTTP; then the
 length is verified, and a lost connection is continued by range with `If-Match`, so that no byte of another version
-and no short body can pass for the shard.
+and no short body can pass for the shard. In a pipeline the shard is the result of an earlier stage: it may come whole
+again where a part of it was asked for, and what was read already is dropped; one with a weak etag is not continued.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import time
 from abc import ABC, abstractmethod
 from http import HTTPStatus
 
+from shardgate import wire
 from shardgate_runtime.failures import JobFailed, describe, input_unavailable
-from shardgate_runtime.http_get import BadRedirect, asks_to_return, get, text_of
+from shardgate_runtime.http_get import PROGRESS_TIMEOUT, BadRedirect, asks_to_return, get, text_of
 
 BUFFER_BYTES = 16 << 10
 """Bytes per read of headers and small members; larger members are read by themselves."""
 SKIP_BYTES = 1 << 20
+STAGE_TIMEOUT = 900.0
+"""Seconds without a byte of an earlier stage's result: the gateway watches its worker by shorter limits of its own."""
 BACKOFF = (0.1, 0.4, 1.6, 4.0)
 """Seconds before each new connection; progress starts the row anew."""
 
@@ -114,14 +118,23 @@ class HttpInput(Input):
     """A shard that is pulled from a gateway, from byte `start` on.
 
     Where the URL names a Service, the next connection may reach another gateway than the last one.
+
+    Args:
+        url, token, etag, weak, stages: As in `wire.Job`.
+        start: First byte.
     """
 
-    def __init__(self, url: str, token: str, etag: str, start: int) -> None:
+    def __init__(self, url: str, token: str, etag: str, start: int, *, weak: bool = False, stages: int = 0) -> None:
         self._url = url
+        self._weak = weak
+        self._stages = stages
+        self._known = 0
         self._headers = {"Accept-Encoding": "identity"}
         self._token = token
-        if etag:
+        if etag and not weak:
             self._headers["If-Match"] = f'"{etag}"'
+        if stages:
+            self._headers[wire.STAGES_HEADER] = str(stages)
         self._response: http.client.HTTPResponse | None = None
         self._failures = 0
         self.size: int | None = None
@@ -156,6 +169,7 @@ class HttpInput(Input):
                 response = self._response or self._connect()
                 if self.position == self.size:  # the answer was that nothing is left, and its body is not the shard's
                     break
+                self._drop_known(response)
                 data = response.read(count)
             except _TryAgain as error:
                 self._lost(str(error))
@@ -175,7 +189,7 @@ class HttpInput(Input):
 
     def _lost(self, reason: str) -> None:
         self.close()
-        if self._failures == len(BACKOFF):
+        if self._failures == len(BACKOFF) or (self._weak and self.position):
             raise input_unavailable(
                 f"reading {self._url} from byte {self.position} failed {self._failures + 1} times: {reason}"
             )
@@ -185,10 +199,12 @@ class HttpInput(Input):
     def _connect(self) -> http.client.HTTPResponse:
         headers = self._headers | ({"Range": f"bytes={self.position}-"} if self.position else {})
         try:
-            response = self._response = get(self._url, headers, self._token)
+            response = self._response = get(
+                self._url, headers, self._token, STAGE_TIMEOUT if self._stages else PROGRESS_TIMEOUT
+            )
         except BadRedirect as error:
             raise input_unavailable(str(error)) from error
-        if asks_to_return(response):
+        if asks_to_return(response) and not self._stages:  # a worker that waited here would keep itself from others
             raise _TryAgain(f"answered {response.status}: {text_of(response)}")
         self._check(response)
         return response
@@ -199,9 +215,12 @@ class HttpInput(Input):
             self.size = total
             return
         expected = HTTPStatus.PARTIAL_CONTENT if self.position else HTTPStatus.OK
-        if response.status != expected:
+        if self._stages and response.status == HTTPStatus.OK:
+            self._known = self.position
+            total = response.length
+        elif response.status != expected:
             raise self._refused(response)
-        if self.position:
+        elif self.position:
             if not response.headers.get("Content-Range", "").startswith(f"bytes {self.position}-"):
                 raise input_unavailable(f"{self._url} answered another range than asked for, from byte {self.position}")
         elif response.length is not None:
@@ -211,8 +230,16 @@ class HttpInput(Input):
         self.size = total if total is not None else self.size
 
     def _refused(self, response: http.client.HTTPResponse) -> JobFailed:
-        said = text_of(response)
-        return input_unavailable(f"{self._url} answered {response.status} from byte {self.position}: {said}")
+        with response:
+            return JobFailed(wire.refused_input(self._url, self._stages, response.status, response.read(4096)))
+
+    def _drop_known(self, response: http.client.HTTPResponse) -> None:
+        """Of an answer that begins at the first byte again, what was read before."""
+        while self._known:
+            data = response.read(min(self._known, SKIP_BYTES))
+            if not data:
+                raise ConnectionError(f"the result ended {self._known} bytes before where reading it broke off")
+            self._known -= len(data)
 
 
 class _TryAgain(Exception):

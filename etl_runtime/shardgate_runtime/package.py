@@ -6,7 +6,6 @@ and `setup()` called, in each worker: models, CUDA contexts and open files do no
 
 from __future__ import annotations
 
-import inspect
 import logging
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import cloudpickle
 from packaging.requirements import InvalidRequirement, Requirement
 
 from shardgate import wire
+from shardgate.arguments import args_style
 from shardgate_runtime.failures import StartupError, describe, user_traceback
 
 if TYPE_CHECKING:
@@ -116,15 +116,8 @@ def _user_error(what: str, error: BaseException) -> StartupError:
 
 
 def _with_args(function: Callable[..., Any]) -> TransformFunction:
-    """Hand `args` to functions that ask for it: by a parameter of that name, or by a second one without default."""
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # a builtin does not tell
-        parameters = []
-    positional = [p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
-    required = [p for p in positional if p.default is p.empty]
-    if any(p.name == "args" and p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY} for p in parameters[1:]):
+    """Hand `args` to functions that ask for it."""
+    style = args_style(function)
+    if style == "keyword":
         return lambda value, args: function(value, args=args)
-    if len(required) == 2:  # noqa: PLR2004 - the sample and its args
-        return function
-    return lambda value, _args: function(value)
+    return function if style == "positional" else lambda value, _args: function(value)

@@ -71,6 +71,13 @@ class Progress:
             careful=self.losses > 0,
         )
 
+    def fresh(self, data: memoryview) -> memoryview:
+        """What of a chunk was not delivered before: all of it, since a worker begins where the last one ended."""
+        return data
+
+    def end(self) -> None:
+        """The worker said END."""
+
     def advance(self, count: int, checkpoint: wire.Checkpoint) -> None:
         """`count` more bytes were delivered, and the worker would go on at `checkpoint`."""
         if count == 0 and self.skip:

@@ -24,6 +24,7 @@ from sqlalchemy import delete, select
 
 from shardgate import wire
 from shardgate_gateway.errors import NotFound, PackageInvalid, UpstreamCorrupt
+from shardgate_gateway.etl.container.check import check_container
 from shardgate_gateway.etl.options import TransformOptions
 from shardgate_gateway.etl.stats import Outcome, StatsBook, TransformStats
 from shardgate_gateway.state.tables import AliasRow, TransformRow
@@ -196,16 +197,22 @@ def _check_values(manifest: wire.Manifest, function: object) -> None:
         "decoder": isinstance(manifest.decoder, str),
         "on_error": manifest.on_error in _ON_ERROR,
         "sample_timeout": isinstance(manifest.sample_timeout, int | float) and manifest.sample_timeout >= 0,
-        "python": isinstance(manifest.python, str) and _PYTHON.fullmatch(manifest.python),
+        "python": isinstance(manifest.python, str)
+        and (_PYTHON.fullmatch(manifest.python) or manifest.kind == "container"),
         "requirements": all(isinstance(requirement, str) for requirement in manifest.requirements),
         "entry": isinstance(manifest.entry, str),
         "source": isinstance(manifest.source, str),
+        "takes_args": isinstance(manifest.takes_args, bool),
     }
     for field, good in checks.items():
         if not good:
             value = str(getattr(manifest, field))[:80]
             raise PackageInvalid(f"the manifest's {field} can't be {value!r}", hint="see shardgate.wire.Manifest")
-    if not isinstance(function, bytes) or not function:
+    if (manifest.kind == "container") is not (manifest.container is not None):
+        raise PackageInvalid("the manifest's kind and container don't fit", hint="see shardgate.wire.Manifest")
+    if manifest.container is not None:
+        check_container(manifest.container)
+    elif not isinstance(function, bytes) or not function:
         raise PackageInvalid("the package holds no function")
 
 

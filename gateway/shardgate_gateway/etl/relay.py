@@ -10,6 +10,10 @@ and the sample index alone. What can't be continued raises: the stream ends norm
 ever. So after `release_seconds` on one chunk the worker is given up, the chunk stays valid (see `connection.py`), and
 when the reader goes on, so does another worker.
 
+**A worker of another transform as reader.** The result of an earlier stage of a pipeline goes to a worker, which is
+held meanwhile; `pipeline.py` says why such a request never waits long. The stage that reads it begins again when it was
+refused for that reason, as often as it takes.
+
 **Blame.** A job's id is unlike any other's, even if two readers chose the same request id: deaths are reported by it.
 """
 
@@ -34,27 +38,42 @@ from shardgate_gateway.errors import (
     UpstreamUnavailable,
     WorkerLost,
 )
+from shardgate_gateway.etl.pipeline import STAGE_SECONDS, name_stage, pipeline_query
 from shardgate_gateway.etl.progress import Progress
-from shardgate_gateway.tokens import exact
+from shardgate_gateway.etl.replay import Replay
+from shardgate_gateway.tokens import USE, exact
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator
 
     from shardgate_gateway.cache.reader import Reading
     from shardgate_gateway.cache.source import Source
+    from shardgate_gateway.etl.pipeline import Stage
     from shardgate_gateway.etl.registry import Registry, TransformRecord
     from shardgate_gateway.etl.runner import Runner, WorkerConnection
     from shardgate_gateway.etl.stats import Outcome
     from shardgate_gateway.settings import EtlSettings
+    from shardgate_gateway.stores.base import ObjectMeta
 
 BACKOFF_SECONDS = 0.05
 """Before the third attempt without progress; doubles, with jitter. The second follows at once."""
 MAX_BACKOFF_SECONDS = 2.0
+STAGE_PAUSE_SECONDS = (0.05, 0.5)
+"""Before a stage asks again whose input had no worker: chosen at random between these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformRequest:
-    """One object version through one transform. `reading` stays open until the stream is closed."""
+    """One object version through one transform.
+
+    Attributes:
+        source: The raw object.
+        reading: Of it; stays open until the stream is closed.
+        before: Earlier stages of a pipeline, whose result is the input in place of the raw object.
+        version: Of that input, where there are any.
+        stages: Of the whole pipeline.
+        inner: The reader is a worker of a later stage.
+    """
 
     record: TransformRecord
     source: Source
@@ -63,6 +82,19 @@ class TransformRequest:
     seed: int = 0
     epoch: int = 0
     request_id: str = ""
+    before: tuple[Stage, ...] = ()
+    version: ObjectMeta | None = None
+    stages: int = 1
+    inner: bool = False
+
+    @property
+    def restarts(self) -> bool:
+        """No worker can go on where another one ended."""
+        return self.record.manifest.container is not None or (self.version is not None and self.version.weak)
+
+    def blame(self, error: GatewayError) -> GatewayError:
+        name_stage(error, len(self.before) + 1, self.stages, self.record.id)
+        return error
 
 
 class Relay:
@@ -102,10 +134,11 @@ class Relay:
             UpstreamError: The raw object can't be read.
         """
         job = self._job(request)
-        progress = Progress(self._settings.attempts, skip=skip)
+        progress = _account(request, self._settings.attempts, skip)
+        patience = self._settings.release_seconds
         outcome: Outcome = "released"
         while outcome != "completed":
-            attempt = _Attempt(progress.sample, progress.delivered)
+            attempt = _Attempt(progress.sample, progress.delivered, patience)
             try:
                 connection = await self._connect(request, progress.resume(job))
                 async with contextlib.aclosing(
@@ -117,18 +150,45 @@ class Relay:
                 attempt.outcome = "failed"
                 await self._try_again(request, progress, error, begun=progress.delivered > skip)
                 attempt.outcome = "released" if isinstance(error, Busy) else "lost"
-            except GatewayError:
+            except GatewayError as error:
                 attempt.outcome = "failed"
+                request.blame(error)
                 raise
             finally:
                 outcome = attempt.outcome
+                if request.restarts and outcome == "released":
+                    patience *= (
+                        2  # everything is made again, so a reader that pauses often shall cost that but a few times
+                    )
                 await self._registry.add_stats(request.record.id, attempt.stats(progress), outcome)
 
     async def _connect(self, request: TransformRequest, job: wire.Job) -> WorkerConnection:
-        await self._runner.ensure(request.record)
+        await self._start(request)
+        if request.before:
+            return await self._hand_over(request, job, None)
         shard = await request.reading.verified_file()
         with contextlib.nullcontext(shard) if shard else _in_memory(request.reading.content) as file:
-            return await self._runner.connect(request.record, job, file)
+            return await self._hand_over(request, job, file)
+
+    async def _start(self, request: TransformRequest) -> None:
+        """Have the runtimes of all stages ready."""
+        if not request.before:
+            await self._runner.ensure(request.record)
+            return
+        records = [*(stage.record for stage in request.before), request.record]
+        started = await asyncio.gather(*map(self._runner.ensure, records), return_exceptions=True)
+        for number, (record, error) in enumerate(zip(records, started, strict=True), 1):
+            if isinstance(error, GatewayError):
+                name_stage(error, number, request.stages, record.id)
+            if isinstance(error, BaseException):
+                raise error
+
+    async def _hand_over(self, request: TransformRequest, job: wire.Job, file: FileSpan | None) -> WorkerConnection:
+        try:
+            async with asyncio.timeout(STAGE_SECONDS if request.inner else None):
+                return await self._runner.connect(request.record, job, file)
+        except TimeoutError:
+            raise Busy(f"no worker of {request.record.id} is free", hint="add workers", retry_after=1.0) from None
 
     async def _work(
         self, connection: WorkerConnection, progress: Progress, attempt: _Attempt, label: str
@@ -140,65 +200,72 @@ class Relay:
             while attempt.running:
                 received = await connection.receive()
                 if isinstance(received, wire.Stats):
+                    progress.end()
                     attempt.end("completed", received)
                 elif isinstance(received, wire.Failure):
                     attempt.fail(received, label)
                 else:
-                    count = len(received.data)
-                    if count:
-                        timer = self._give_up_later(connection, attempt)
+                    data = progress.fresh(received.data)
+                    if data:
+                        timer = _give_up_later(connection, attempt)
                         try:
-                            yield received.data
+                            yield data
                         finally:
                             timer.cancel()
-                    progress.advance(count, received.checkpoint)
+                    progress.advance(len(data), received.checkpoint)
                     if attempt.running:
-                        await connection.consumed(count)
+                        await connection.consumed(len(received.data))
 
     async def _try_again(
         self, request: TransformRequest, progress: Progress, error: GatewayError, *, begun: bool
     ) -> None:
         """Return when it is time for another worker; raise `error` if there shall be none."""
+        if isinstance(error, _StageBusy):
+            await asyncio.sleep(random.uniform(*STAGE_PAUSE_SECONDS))  # noqa: S311 (others wait for us as we for them)
+            return
         if isinstance(error, Busy):
-            if not begun:
+            if request.inner or not begun:
                 raise error
             await asyncio.sleep(error.retry_after or MAX_BACKOFF_SECONDS)  # a paused reader is not cut for that
             return
         progress.lost()
         if progress.exhausted:
-            raise _given_up(request, progress, error) from error
+            raise request.blame(_given_up(request, progress, error)) from error
         await _back_off(progress.losses)
 
     def _job(self, request: TransformRequest) -> wire.Job:
         bucket, key = ObjectName.parse(request.source.label)
+        query = pipeline_query(request.before, request.seed, request.epoch) if request.before else {}
+        scopes = [f"read:{exact(request.source.label)}"] + ([USE] if request.before else [])
         return wire.Job(
             request_id=f"{request.request_id}-{secrets.token_hex(4)}",
             transform_id=request.record.id,
             bucket=str(bucket),
             key=key,
-            etag=request.reading.meta.etag,
-            url=self._endpoint + object_path(bucket, key, {}),
-            token=self._sign([f"read:{exact(request.source.label)}"]),
+            etag=(request.version or request.reading.meta).etag,
+            url=self._endpoint + object_path(bucket, key, query),
+            token=self._sign(scopes),
             seed=request.seed,
             epoch=request.epoch,
             args=request.args,
             ring=True,
+            weak=request.version is not None and request.version.weak,
+            stages=request.stages if request.before else 0,
         )
-
-    def _give_up_later(self, connection: WorkerConnection, attempt: _Attempt) -> asyncio.TimerHandle:
-        def give_up() -> None:
-            attempt.outcome = "released"
-            connection.close()
-
-        return asyncio.get_running_loop().call_later(self._settings.release_seconds, give_up)
 
 
 @dataclass(slots=True)
 class _Attempt:
-    """One worker's share of the work. `outcome` is what it is if nothing else happens: the reader leaves."""
+    """One worker's share of the work.
+
+    Attributes:
+        patience: Seconds that it waits for a reader that pauses.
+        outcome: What it is if nothing else happens: the reader leaves.
+    """
 
     first_sample: int
     first_byte: int
+    patience: float
     outcome: Outcome = "abandoned"
     reported: wire.Stats | None = None
 
@@ -212,6 +279,10 @@ class _Attempt:
     def fail(self, failure: wire.Failure, label: str) -> NoReturn:
         """Account for a FAIL and raise what it means, naming the shard."""
         self.end("failed", wire.Stats(**failure.stats))
+        if failure.code == "stage_failed":
+            raise TransformError(failure.message, hint=failure.hint)
+        if failure.code == "stage_busy":
+            raise _StageBusy(failure.message, hint=failure.hint)
         message = failure.message if label in failure.message else f"{label}: {failure.message}"
         if failure.code == "sample_failed":
             raise SampleError(
@@ -228,6 +299,24 @@ class _Attempt:
             samples_in=progress.sample - self.first_sample, bytes_out=progress.delivered - self.first_byte
         )
         return self.reported or done
+
+
+class _StageBusy(Busy):
+    """An earlier stage has no worker free, and this one is not to be held meanwhile."""
+
+
+def _account(request: TransformRequest, attempts: int, skip: int) -> Progress:
+    return (
+        Replay(attempts, skip=skip, label=request.source.label) if request.restarts else Progress(attempts, skip=skip)
+    )
+
+
+def _give_up_later(connection: WorkerConnection, attempt: _Attempt) -> asyncio.TimerHandle:
+    def give_up() -> None:
+        attempt.outcome = "released"
+        connection.close()
+
+    return asyncio.get_running_loop().call_later(attempt.patience, give_up)
 
 
 @contextlib.contextmanager

@@ -19,17 +19,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from shardgate_gateway.cache.source import Freshness, Source, entry_name
 from shardgate_gateway.errors import GatewayError, GenerationChanged, PreconditionFailed
+from shardgate_gateway.etl.pipeline import Stage, pipeline_id
 from shardgate_gateway.etl.relay import TransformRequest
 from shardgate_gateway.stores.base import ObjectMeta, ObjectStream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
+    from shardgate import wire
     from shardgate_gateway.cache.cache import Cache
     from shardgate_gateway.cache.reader import Reading
     from shardgate_gateway.etl.asked import Asked
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
 
 COPIES = 8
 """How many results of the largest small size may be held in memory at once, per process."""
-CONTENT_TYPES = {"sample": "application/x-tar", "bytes": "application/octet-stream"}
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +61,15 @@ class ResultSource(Source):
         relay: Computes it.
         cache: Holds the raw object.
         record: The transform.
-        source: The raw object.
-        version: What is known of the version of the raw object that it is the result of.
+        source: The raw object, or the result of the stage before.
+        version: What is known of the version of the source that it is the result of.
         query: The rest of its identity.
         request_id: Of the request that wants it, for logs.
+        stages: Of the pipeline that it belongs to.
+        inner: It is read by a worker of a later stage.
+
+    Nothing promises that a container makes the same bytes of the same input, so its results have weak etags, and so has
+    whatever is made of them.
     """
 
     def __init__(
@@ -75,12 +81,20 @@ class ResultSource(Source):
         version: ObjectMeta,
         query: Query,
         request_id: str,
+        *,
+        stages: int,
+        inner: bool,
     ) -> None:
         self._relay = relay
         self._cache = cache
         self.record = record
-        self.raw = source
+        before = source if isinstance(source, ResultSource) else None
+        self.raw: Source = before.raw if before else source
+        self.raw_version: ObjectMeta = before.raw_version if before else version
+        self.chain: tuple[Stage, ...] = (*(before.chain if before else ()), Stage(record, query.args))
         self.version = version
+        self._stages = stages
+        self._inner = inner
         self.query = query
         self.request_id = request_id
         identity = (source.label, version.etag, record.id, query.args, str(query.seed), str(query.epoch))
@@ -91,14 +105,19 @@ class ResultSource(Source):
             key=version.key,
             size=None,
             etag=self.entry_name[:32],
-            weak=version.weak,
+            weak=version.weak or record.manifest.container is not None,
             last_modified=version.last_modified,
-            content_type=CONTENT_TYPES[record.manifest.kind],
+            content_type=_content_type(record.manifest),
         )
+
+    @property
+    def id(self) -> str:
+        """Id of the transform, or of the pipeline."""
+        return pipeline_id([stage.record for stage in self.chain])
 
     def request(self, reading: Reading) -> TransformRequest:
         """The request to the relay that computes it from an open reading of the raw object."""
-        if reading.meta.etag != self.version.etag:
+        if reading.meta.etag != self.raw_version.etag:
             raise GenerationChanged(f"{self.raw.label} was overwritten while it was asked for", hint="read it again")
         query = self.query
         return TransformRequest(
@@ -109,6 +128,10 @@ class ResultSource(Source):
             seed=query.seed,
             epoch=query.epoch,
             request_id=self.request_id,
+            before=self.chain[:-1],
+            version=self.version if len(self.chain) > 1 else None,
+            stages=self._stages,
+            inner=self._inner,
         )
 
     async def open(self, *, start: int = 0, end: int | None = None, if_match: str | None = None) -> ObjectStream:
@@ -151,7 +174,7 @@ class Results:
 
     A GET goes:
 
-        result = results.source(record, source, version, query, request_id=...)   # etag and content type are known now
+        result = results.source(pipeline, source, version, query, request_id=...)   # etag and type are known now
         if results.kept(result): reading = await cache.open(result)               # as any object
         else: chunks = results.stream(result, await cache.open(source))           # straight from a worker
 
@@ -171,10 +194,44 @@ class Results:
         self._keeping: set[asyncio.Task[None]] = set()
 
     def source(
-        self, record: TransformRecord, source: Source, version: ObjectMeta, query: Query, *, request_id: str
+        self,
+        pipeline: Sequence[Stage],
+        source: Source,
+        version: ObjectMeta,
+        query: Query,
+        *,
+        request_id: str,
+        stages: int = 0,
+        inner: bool = False,
     ) -> ResultSource:
-        """The result, by name: its `meta` holds ETag and content type; nothing runs."""
-        return ResultSource(self._relay, self._cache, record, source, version, query, request_id)
+        """The result, by name: its `meta` holds ETag and content type; nothing runs.
+
+        Args:
+            pipeline: One transform, or several with their args, in the order in which they are applied.
+            source: The raw object.
+            version: What is known of its version.
+            query: Seed and epoch, for all of them.
+            request_id: Of the request that wants it.
+            stages: Of the pipeline of which this one is the beginning, if it is `inner`.
+            inner: It is read by a worker of the next stage.
+        """
+        made: ResultSource | None = None
+        for stage in pipeline:
+            share = replace(query, args=stage.args)
+            before, known = (source, version) if made is None else (made, made.meta)
+            made = ResultSource(
+                self._relay,
+                self._cache,
+                stage.record,
+                before,
+                known,
+                share,
+                request_id,
+                stages=stages or len(pipeline),
+                inner=inner,
+            )
+        assert made is not None
+        return made
 
     def kept(self, result: ResultSource) -> bool:
         """Whether a reader of this result is to get it through the cache. Call it once per GET: `auto` counts."""
@@ -222,6 +279,12 @@ class Results:
             await self._cache.prefetch(computed)
         except GatewayError as error:
             log.warning("%s is not kept: %s", computed.label, error)
+
+
+def _content_type(manifest: wire.Manifest) -> str:
+    if manifest.container is not None:
+        return manifest.container.content_type
+    return "application/x-tar" if manifest.kind == "sample" else "application/octet-stream"
 
 
 class _Computed(Source):

@@ -13,6 +13,7 @@ from shards import shard
 from shardgate_gateway.cache.reader import FileSpan, Reading
 from shardgate_gateway.errors import GenerationChanged, PreconditionFailed, SampleError
 from shardgate_gateway.etl.asked import SLOTS, Asked
+from shardgate_gateway.etl.pipeline import Stage
 from shardgate_gateway.etl.results import Query, Results, ResultSource
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Kept:
     async def result(self, record: TransformRecord, **query: Any) -> ResultSource:
         source = self.etl.source("a.tar")
         version = await self.etl.cache.head(source)
-        return self.results.source(record, source, version, Query(**query), request_id="test")
+        return self.results.source([Stage(record)], source, version, Query(**query), request_id="test")
 
     async def get(self, record: TransformRecord, **query: Any) -> bytes:
         """As the HTTP layer does it."""

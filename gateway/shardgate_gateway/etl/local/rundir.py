@@ -7,6 +7,7 @@
     worker.sock   where it listens
     stopped       is there if somebody stopped it: it stays so until somebody starts it
     package       what it runs
+    in-use        of a container: held by each of its requests, and by its host when it ends because there are none
 
 A Unix socket's path has at most 107 bytes and folders may be deeper. So the runtime runs in this folder and listens on
 a relative path, and the gateway connects through `/proc/self/fd`.
@@ -30,18 +31,20 @@ if TYPE_CHECKING:
 
 SOCKET = "worker.sock"
 PACKAGE = "package"
+IN_USE = "in-use"
 STOPPED = "stopped"
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeStatus:
-    """Contents of status.json. `since` is seconds since 1970."""
+    """Contents of status.json. `since` is seconds since 1970, `listen` an address like "tcp:127.0.0.1:40000"."""
 
     state: str
     pid: int = 0
     message: str = ""
     hint: str = ""
     since: float = 0.0
+    listen: str = ""
 
 
 class RunDir:
@@ -117,6 +120,41 @@ class RunDir:
         finally:
             os.close(folder)
         return sock
+
+    def address(self) -> str:
+        """Host and port of a container that is ready.
+
+        Raises:
+            ConnectionRefusedError: None is.
+        """
+        status = self.status()
+        if status is None or not status.listen:
+            raise ConnectionRefusedError("it is not ready any more")
+        return status.listen.removeprefix("tcp:")
+
+    def answers(self) -> bool:
+        """Whether a runtime that says it is ready still listens: a container may have died a moment before its host."""
+        status = self.status()
+        if status is None or not status.listen.startswith("tcp:"):
+            return True
+        host, _, port = self.address().rpartition(":")
+        with socket.socket() as probe:  # on this machine a connection is made or refused at once
+            return probe.connect_ex((host, int(port))) == 0
+
+    def use(self) -> int:
+        """A descriptor that keeps a container from ending for want of use until it is closed.
+
+        Raises:
+            BlockingIOError: It is ending.
+        """
+        descriptor = os.open(self.path / IN_USE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            os.utime(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
 
     def _replace(self, name: str, data: bytes) -> None:
         part = self.path / f"{name}.{secrets.token_hex(8)}"

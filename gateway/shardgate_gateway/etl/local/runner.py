@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from shardgate_gateway import metrics
 from shardgate_gateway.errors import Busy, PackageInvalid, WorkerLost
 from shardgate_gateway.etl.connection import StreamConnection
+from shardgate_gateway.etl.container.local import MODULE, LocalContainers, check_local
 from shardgate_gateway.etl.local import limits
 from shardgate_gateway.etl.local.interpreter import Interpreter
 from shardgate_gateway.etl.local.logfile import LogFile
@@ -56,11 +57,15 @@ class LocalRunner(Runner):
         self._state_dir = state_dir
         self._package = package
         self._interpreter = Interpreter(settings.python)
+        self._containers = LocalContainers(settings)
         self._runtimes: dict[str, LocalRuntime] = {}
         self._cutter: asyncio.Task[None] | None = None
 
     def check(self, manifest: wire.Manifest, options: TransformOptions) -> None:
-        self._interpreter.check(manifest)
+        if manifest.kind == "container":
+            check_local(manifest)
+        else:
+            self._interpreter.check(manifest)
         if options.secrets or options.image:
             wanted = "secrets" if options.secrets else "image"
             raise PackageInvalid(
@@ -87,12 +92,12 @@ class LocalRunner(Runner):
                 hint="add workers, or raise etl.max_waiting",
                 retry_after=BUSY_SECONDS,
             )
-        if input is not None:
+        if input is not None and record.manifest.container is None:
             job = replace(job, url="", token="", input_offset=input.offset, input_size=input.length)
         runtime.waiting += 1
         metrics.ETL_WAITING.inc()
         try:
-            return await self._hand_over(record, runtime, job, input.fd if input is not None else None)
+            return await self._hand_over(record, runtime, job, input)
         finally:
             runtime.waiting -= 1
             metrics.ETL_WAITING.dec()
@@ -111,8 +116,8 @@ class LocalRunner(Runner):
         since = datetime.fromtimestamp(said.since, UTC) if said.since else None
         return RunnerStatus(state, said.message, said.hint, workers, since)
 
-    async def stop(self, id: str) -> None:  # noqa: A002
-        await self._runtime(id).stop()
+    async def stop(self, record: TransformRecord) -> None:
+        await self._runtime(record.id).stop()
 
     async def remove(self, id: str) -> None:  # noqa: A002
         await self._runtime(id).remove()
@@ -127,6 +132,7 @@ class LocalRunner(Runner):
     async def aclose(self) -> None:
         if self._cutter is not None:
             self._cutter.cancel()
+        await self._containers.aclose()
         await asyncio.gather(*(runtime.aclose() for runtime in self._runtimes.values()))
 
     def _runtime(self, transform_id: str) -> LocalRuntime:
@@ -155,24 +161,32 @@ class LocalRunner(Runner):
             "parent": os.getpid(),
         }
         flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+        module = "shardgate_runtime" if record.manifest.container is None else MODULE
         variables = [f"{name}={value}" for name, value in record.options.env.items()]
-        return [*(["env", *variables] if variables else []), self._interpreter.path, "-m", "shardgate_runtime", *flags]
+        return [*(["env", *variables] if variables else []), self._interpreter.path, "-m", module, *flags]
 
     async def _hand_over(
-        self, record: TransformRecord, runtime: LocalRuntime, job: wire.Job, input_fd: int | None
+        self, record: TransformRecord, runtime: LocalRuntime, job: wire.Job, file: FileSpan | None
     ) -> WorkerConnection:
+        connect = self._connect if record.manifest.container is None else self._containers.connect
         try:
-            sock = await runtime.connect()
+            return await connect(runtime, record, job, file)
         except OSError:  # it ended since `ensure`, idle or killed
+            runtime.doubt()
             await self.ensure(record)
             try:
-                sock = await runtime.connect()
+                return await connect(runtime, record, job, file)
             except OSError as error:
                 raise WorkerLost(f"the runtime of {record.id} does not listen: {error}") from error
+
+    async def _connect(
+        self, runtime: LocalRuntime, record: TransformRecord, job: wire.Job, file: FileSpan | None
+    ) -> WorkerConnection:
+        sock = await runtime.connect()
         timeout = max(self._settings.progress_timeout, record.manifest.sample_timeout)
         connection = StreamConnection(sock, timeout + STALL_GRACE_SECONDS)
         try:
-            await connection.start(job, input_fd)
+            await connection.start(job, file.fd if file is not None else None)
         except BaseException:
             runtime.doubt()
             connection.close()

@@ -158,7 +158,7 @@ class LocalRuntime:
         """Whether another process' runtime is there and ready. One that is about to end is waited for."""
         while self.folder.runtime_lives():
             status = self.folder.status()
-            if status is not None and status.state == "ready":
+            if status is not None and status.state == "ready" and self.folder.answers():
                 return True
             await asyncio.sleep(POLL_SECONDS)
         return False

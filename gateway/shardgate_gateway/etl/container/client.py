@@ -1,0 +1,66 @@
+"""Speaks to containers, for any runner that knows where they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp import hdrs
+
+from shardgate_gateway.etl.container.connection import ContainerConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shardgate import wire
+    from shardgate_gateway.cache.reader import FileSpan
+    from shardgate_gateway.etl.registry import TransformRecord
+    from shardgate_gateway.settings import EtlSettings
+
+CONNECT_SECONDS = 1.0
+BUFFER_BYTES = 256 << 10
+"""Of an answer, per connection; twice as much before the container is stopped."""
+
+
+class ContainerClient:
+    """One per runner; made when it is first needed, since a session belongs to a running loop.
+
+    Args:
+        settings: `etl.progress_timeout` is the longest time without a byte.
+    """
+
+    def __init__(self, settings: EtlSettings) -> None:
+        self._timeout = settings.progress_timeout
+        self._session: aiohttp.ClientSession | None = None
+
+    def connection(
+        self,
+        address: str,
+        record: TransformRecord,
+        job: wire.Job,
+        input: FileSpan | None,  # noqa: A002 (as in Runner.connect)
+        done: Callable[[bool], None],
+    ) -> ContainerConnection:
+        """A connection for one job, which begins when it is first asked for something; see there."""
+        container = record.manifest.container
+        assert container is not None
+        if self._session is None:
+            self._session = _session()
+        return ContainerConnection(self._session, address, container, job, input, self._timeout, done)
+
+    async def aclose(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+
+def _session() -> aiohttp.ClientSession:
+    """With a connection per request: reusing one saves nothing where it carries a shard, and costs doubts."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=None),
+        headers={hdrs.ACCEPT_ENCODING: "identity", hdrs.CONTENT_TYPE: "application/octet-stream"},
+        auto_decompress=False,
+        read_bufsize=BUFFER_BYTES,
+        trust_env=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
