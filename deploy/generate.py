@@ -25,7 +25,8 @@ PLAIN = DEPLOY / "kubernetes"
 HELM = os.environ.get("HELM") or str(Path(sys.executable).with_name("helm"))
 
 CHART_DECIDES = {
-    "Settings": {"state", "buckets", "auth"},
+    "Settings": {"state", "buckets"},
+    "AuthSettings": {"tokens_file", "signing_key_file", "signing_key"},
     "ServeSettings": {"host", "port", "token", "workers", "drain_seconds"},
     "CacheSettings": {"dir"},
     "ClusterSettings": {"membership", "name", "url", "members", "dns", "service"},

@@ -90,6 +90,11 @@ class AuthSettings(Group):
         description="TOML or JSON file with the tokens of people and programs, each with `name`, `token` and `scopes`; "
         "see docs/http.md. It is read again when it changes.",
     )
+    anonymous: tuple[str, ...] = Field(
+        (),
+        description="Scopes of requests without any token, like `read:gcp://public/*`: for readers that can't send one, "
+        "on a network that you trust. None by default.",
+    )
     signing_key_file: str = Field(
         "",
         description="File with the key that signs the tokens of the gateway's own parts, the same for all gateways. "

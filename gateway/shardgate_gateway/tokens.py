@@ -13,7 +13,8 @@ What can go wrong, and what is done about it:
   more leaves the last good tokens in place: a typo must not lock everybody out. A key file may hold several keys, one a
   line: the first signs, all are accepted, so that a key can be changed without a moment in which nothing is valid.
 - Tokens are compared by their SHA-256, so the time it takes tells nothing about them.
-- Where no token is set at all, everybody may do everything; the settings allow that on loopback only.
+- Where no token is set at all, everybody may do everything; the settings allow that on loopback only. What may be done
+  without a token where there are some is listed scope by scope (`auth.anonymous`); a wrong token is never taken for none.
 """
 
 from __future__ import annotations
@@ -186,6 +187,9 @@ class Tokens:
     def __init__(self, auth: AuthSettings, serve_token: str) -> None:
         self._serve_token = serve_token
         self._open = not (serve_token or auth.tokens_file)
+        for scope in auth.anonymous:
+            _parsed(scope)
+        self._anonymous = Grant("anonymous (no token came)", frozenset(auth.anonymous)) if auth.anonymous else None
         nobody: dict[str, Grant] = {}
         self._users = _Watched("auth.tokens_file", auth.tokens_file, _read_users, nobody)
         keys: tuple[str, ...] = (auth.signing_key or secrets.token_hex(MIN_KEY_BYTES),)
@@ -221,6 +225,8 @@ class Tokens:
             return ANYBODY
         self._refresh()
         if not bearer:
+            if self._anonymous:
+                return self._anonymous
             raise Unauthenticated("no bearer token came with the request", hint=_SEND)
         grant, until = self._remembered.get(bearer, (None, 0.0))
         if grant is None or time.time() >= until:

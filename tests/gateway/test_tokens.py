@@ -299,3 +299,26 @@ def test_a_short_key_is_refused(tmp_path: Path) -> None:
 def test_nothing_is_signed_with_a_scope_that_does_not_exist() -> None:
     with pytest.raises(BadRequest, match="no scope"):
         Tokens(AuthSettings(), "").mint("etl", ["everything"], seconds=60)
+
+
+def test_without_a_token_one_may_do_what_is_listed_and_nothing_else() -> None:
+    tokens = Tokens(AuthSettings(anonymous=("read:gcp://public/*",)), "operator-0123456789")
+
+    nobody = tokens.check(None)
+
+    assert nobody.allows("read", "gcp://public/a.tar")
+    assert not nobody.allows("read", "gcp://private/a.tar")
+    assert not nobody.allows(ADMIN)
+    assert tokens.check("operator-0123456789").allows(ADMIN)
+
+
+def test_a_wrong_token_is_not_taken_for_none() -> None:
+    tokens = Tokens(AuthSettings(anonymous=("read:*",)), "operator-0123456789")
+
+    with pytest.raises(Unauthenticated, match="wrong"):
+        tokens.check("stolen")
+
+
+def test_a_scope_for_everybody_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(BadRequest, match="no scope 'reed"):
+        Tokens(AuthSettings(anonymous=("reed:*",)), "operator-0123456789")
