@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from shardgate_gateway.errors import KubernetesError
 from shardgate_gateway.etl.kubernetes import names
 from shardgate_gateway.etl.kubernetes.demand import Demand
 from shardgate_gateway.etl.kubernetes.dispatch import Dispatcher
@@ -91,15 +93,19 @@ class Fleet:
             )
 
     async def scale(self, target: Target, replicas: int) -> None:
-        """Set how many pods there should be, if nothing has changed since that was decided.
+        """Set how many pods there should be, unless something has changed since that was decided.
 
         Raises:
-            KubernetesError: It has, or the API server does not answer.
+            KubernetesError: The API server refuses, or does not answer.
         """
         idle = datetime.now(UTC).isoformat() if replicas == 0 else None
         notes = {names.ANNOTATION_IDLE: idle}
         patch = {"metadata": {"resourceVersion": target.version, "annotations": notes}, "spec": {"replicas": replicas}}
-        await self._api.patch(DEPLOYMENT, target.name, patch)
+        try:
+            await self._api.patch(DEPLOYMENT, target.name, patch)
+        except KubernetesError as error:
+            if error.status not in {HTTPStatus.CONFLICT, HTTPStatus.NOT_FOUND}:
+                raise
 
     def _update(self, label: str) -> None:
         transform_id = self._ids.get(label)

@@ -112,7 +112,7 @@ class Scaler:
     Args:
         targets: The Deployments that are to be scaled: started, and not stopped by somebody.
         demands: What all gateways want; the second is whether every one of them said so.
-        scale: Sets the replicas of one, if it has not changed since it was read.
+        scale: Sets the replicas of one, unless it has changed since it was read.
     """
 
     def __init__(

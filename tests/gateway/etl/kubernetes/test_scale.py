@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardgate_gateway.errors import Conflict
+from shardgate_gateway.errors import KubernetesUnavailable
 from shardgate_gateway.etl.kubernetes.demand import Demand, Demands
 from shardgate_gateway.etl.kubernetes.scale import Bounds, Scaler, Seen, Target, decide
 
@@ -101,7 +101,7 @@ class Board:
         self.replicas = replicas
         self.demands: Demands = {"t-1": Demand(0, 0.0)}
         self.complete = True
-        self.refuses = False
+        self.fails = False
         self.scaler = Scaler(self._targets, self._read, self._scale)
 
     def _targets(self) -> list[Target]:
@@ -112,8 +112,8 @@ class Board:
 
     async def _scale(self, target: Target, replicas: int) -> None:
         assert target.version == "7"
-        if self.refuses:
-            raise Conflict("it has changed")
+        if self.fails:
+            raise KubernetesUnavailable("it does not answer")
         self.replicas = replicas
 
 
@@ -151,11 +151,11 @@ async def test_a_transform_that_no_gateway_knows_counts_as_idle_since_the_scaler
     assert board.replicas == 0
 
 
-async def test_a_deployment_that_changed_meanwhile_is_left_for_the_next_look() -> None:
+async def test_an_api_server_that_is_away_costs_a_turn_and_not_the_scaler() -> None:
     board = Board()
-    board.demands, board.refuses = {"t-1": Demand(9, 0.0)}, True
+    board.demands, board.fails = {"t-1": Demand(9, 0.0)}, True
     await board.scaler.look(0.0)
     assert board.replicas == 1
-    board.refuses = False
+    board.fails = False
     await board.scaler.look(1.0)
     assert board.replicas == 5
