@@ -32,9 +32,9 @@ def processors() -> int:
         if quota != "max":
             quotas.append(int(quota) / int(period))
     for group in _levels("cpu"):
-        quota, period = _read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")
-        if quota and period and int(quota) > 0:
-            quotas.append(int(quota) / int(period))
+        allowed, per = _read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us")
+        if allowed and per and int(allowed) > 0:
+            quotas.append(int(allowed) / int(per))
     return max(1, math.ceil(min(quotas)))
 
 

@@ -4,7 +4,7 @@ JobFailed       the shard can't be finished; becomes a FAIL frame
 SampleFailed    one sample failed in user code; the transform's error policy decides what follows
 SampleTimeout   raised inside user code by the clock; a BaseException, so that `except Exception` does not swallow it
 ReaderLeft      the gateway closed the connection; nobody is left to be told
-StartupError    the runtime can't begin to work; becomes status.json
+StartupError    the runtime can't begin to work; becomes status.json, exit code and termination log
 """
 
 from __future__ import annotations
@@ -58,10 +58,13 @@ class ReaderLeft(Exception):
 
 
 class StartupError(Exception):
-    def __init__(self, message: str, hint: str = "") -> None:
+    """Attributes: transient: The same start may succeed later."""
+
+    def __init__(self, message: str, hint: str = "", *, transient: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.transient = transient
 
 
 def input_invalid(message: str) -> JobFailed:

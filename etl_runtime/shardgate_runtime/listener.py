@@ -30,6 +30,12 @@ def open_listener(address: str) -> tuple[socket.socket, str]:
     raise StartupError(f"can't listen on {address}", "use unix:PATH or tcp:HOST:PORT")
 
 
+def host_of(address: str) -> str:
+    """Interface on which other sockets of the same runtime listen: the one of a TCP address, else the loopback."""
+    scheme, _, where = address.partition(":")
+    return where.rpartition(":")[0].strip("[]") if scheme == "tcp" else "127.0.0.1"
+
+
 def _listen_unix(path: Path) -> socket.socket:
     with suppress(FileNotFoundError):
         path.unlink()  # of a runtime that was killed; the lock on the run folder says that it is dead

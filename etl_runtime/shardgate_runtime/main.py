@@ -1,4 +1,7 @@
-"""The runtime's life as its gateway sees it: status, exit code, log."""
+"""The runtime's life as its gateway sees it: status, exit code, log.
+
+Exit codes are those of sysexits.h, for whoever starts runtimes and wonders whether to start this one again.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,18 @@ import logging
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 from shardgate_runtime.failures import StartupError, describe, user_traceback
+from shardgate_runtime.fetch import fetch
 from shardgate_runtime.limits import die_with_parent
 from shardgate_runtime.options import parse_options
 from shardgate_runtime.rundir import RunDir
+from shardgate_runtime.site_folder import unpack, use
+from shardgate_runtime.termination import write_reason
+
+if TYPE_CHECKING:
+    from shardgate_runtime.options import Options
 
 
 def main(arguments: list[str]) -> int:
@@ -25,18 +35,33 @@ def main(arguments: list[str]) -> int:
         run_dir = RunDir(options.run_dir)
     except StartupError as error:
         print(error.message, file=sys.stderr)
-        return 1
+        return os.EX_TEMPFAIL
     run_dir.write_status("starting")
     try:
-        from shardgate_runtime.parent import Parent  # noqa: PLC0415 - imports torch, which takes seconds
+        _gather(options)
+        from shardgate_runtime.parent import Parent  # noqa: PLC0415 - imports what the environment may replace
 
         Parent(options, run_dir).run()
     except StartupError as error:
         print(error.message, error.hint, file=sys.stderr)
         run_dir.write_status("failed", error.message, error.hint)
-        return 1
+        write_reason(options.termination_log, error.message, error.hint)
+        return os.EX_TEMPFAIL if error.transient else os.EX_CONFIG
     except BaseException as error:
-        run_dir.write_status("failed", f"an error in the runtime: {describe(error)}\n{user_traceback(error)}")
+        message = f"an error in the runtime: {describe(error)}\n{user_traceback(error)}"
+        run_dir.write_status("failed", message)
+        write_reason(options.termination_log, message, "this is a bug in shardgate")
         raise
     run_dir.write_status("stopped")
-    return 0
+    return os.EX_OK
+
+
+def _gather(options: Options) -> None:
+    """Get what is elsewhere."""
+    if options.package_url:
+        fetch("the package", options.package_url, options.token_file, options.package)
+    if options.environment_url:
+        archive = options.run_dir / "environment.tar.gz"
+        fetch("the environment", options.environment_url, options.token_file, archive)
+        unpack(archive, options.run_dir / "environment")
+        use(options.run_dir / "environment")

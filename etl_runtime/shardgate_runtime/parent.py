@@ -1,11 +1,17 @@
 """The process that loads the package, forks the workers and watches them.
 
-It runs user code only while loading, and then does nothing but wait for signals, a few times a second. What it guards
-against: a worker that dies (replaced; its death is recorded for the next attempt at the same request), a sample that
-never comes back to Python and so can't be interrupted there (killed), user code that dies while it is set up (reported
-as `failed` at first, tried again with growing pauses later), and outliving its use (idle exit) or its gateway.
+It runs user code only while loading, and then does nothing but wait for signals, a few times a second, and tell whoever
+asks how it is. What it guards against: a worker that dies (replaced; its death is recorded for the next attempt at the
+same request), a sample that never comes back to Python and so can't be interrupted there (killed), user code that dies
+while it is set up (reported as `failed` at first, tried again with growing pauses later), and outliving its use (idle
+exit) or its gateway.
 
 Signals are blocked and taken by `sigtimedwait`, so no handler ever runs in the middle of something.
+
+When it is to stop, running jobs have some time to end, and the listening socket is shut down at once: who connects now
+is refused and looks for another runtime, instead of waiting in a queue that nobody serves any more.
+
+As pid 1 of a container it also inherits what dead workers had started, and has to bury that.
 """
 
 from __future__ import annotations
@@ -15,22 +21,23 @@ import logging
 import os
 import select
 import signal
+import socket
 import sys
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shardgate_runtime.failures import StartupError
-from shardgate_runtime.listener import open_listener
+from shardgate_runtime.listener import host_of, open_listener
 from shardgate_runtime.package import Package, load_package
 from shardgate_runtime.scoreboard import Death, Scoreboard, State
-from shardgate_runtime.warmup import warm_up
+from shardgate_runtime.status_port import StatusPort, View
+from shardgate_runtime.warmup import load_torch, warm_up
 from shardgate_runtime.worker import SETUP_FAILED, WorkerOptions, work
 
 if TYPE_CHECKING:
-    import socket
-
     from shardgate_runtime.options import Options
     from shardgate_runtime.rundir import RunDir
 
@@ -39,15 +46,13 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 0.25
 GRACE_SECONDS = 1.0
 """Between a sample's own timeout and its worker being killed."""
-DRAIN_SECONDS = 20.0
-"""After SIGTERM: for workers to finish their job."""
 BACKOFF_SECONDS = 0.5
 """Before a worker that died in setup is forked again; doubles each time."""
 MAX_SETUP_FAILURES = 5
 """In a row, with no worker ready in between, after which the runtime gives up."""
 CERTAIN = frozenset((signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT))
 """Deaths that the sample caused itself and would cause again."""
-WATCHED = frozenset((signal.SIGCHLD, signal.SIGTERM, signal.SIGINT))
+WATCHED = frozenset((signal.SIGCHLD, signal.SIGIO, signal.SIGTERM, signal.SIGINT))
 
 
 @dataclass
@@ -65,14 +70,17 @@ class Parent:
     def __init__(self, options: Options, run_dir: RunDir) -> None:
         self._options = options
         self._run_dir = run_dir
-        self._scoreboard = Scoreboard(options.workers)
+        self._scoreboard = Scoreboard(options.workers, run_dir.scoreboard)
         self._children = [Child(number) for number in range(options.workers)]
         self._ready = False
+        self._deaths = 0
+        self._started = time.monotonic()
         self._setup_failures = 0
         self._deadline = 0.0
         """Time at which the remaining workers are killed; 0 while nobody wants to stop."""
         self._package: Package
         self._listener: socket.socket
+        self._status_port: StatusPort | None = None
         self._address = ""
 
     def run(self) -> None:
@@ -93,10 +101,11 @@ class Parent:
                 self._stop_if_idle()
         finally:
             self._kill_all()
-            self._listener.close()
+            self._close_ports()
 
     def _load(self) -> None:
         self._package = load_package(self._options.package, self._options.transform_id)
+        load_torch(self._package.manifest.requirements)
         try:
             warm_up(self._package.manifest.decoder)
         except ValueError as error:
@@ -104,6 +113,8 @@ class Parent:
                 f"decoder {self._package.manifest.decoder!r}: {error}", "see webdataset's imagespecs"
             ) from error
         self._listener, self._address = open_listener(self._options.listen)
+        if self._options.status_port is not None:
+            self._status_port = StatusPort(host_of(self._address), self._options.status_port)
         # What is loaded by now stays shared with the workers: their garbage collections shall not touch its pages.
         gc.collect()
         gc.freeze()
@@ -125,6 +136,8 @@ class Parent:
         code = 1
         try:
             os.close(self._run_dir.lock_fd)
+            if self._status_port is not None:
+                self._status_port.close()
             code = work(self._worker_options(child.number), parent)
         except SystemExit as leave:
             code = leave.code if isinstance(leave.code, int) else 1
@@ -151,11 +164,23 @@ class Parent:
         info = signal.sigtimedwait(WATCHED, min(TICK_SECONDS, timeout) if timeout else TICK_SECONDS)
         if info is not None and info.si_signo in {signal.SIGTERM, signal.SIGINT}:
             self._stop()
+        if self._status_port is not None:
+            self._status_port.answer(self._view())
+
+    def _view(self) -> View:
+        return View(
+            transform_id=self._options.transform_id,
+            slots=self._scoreboard.slots,
+            draining=bool(self._deadline),
+            deaths=self._deaths,
+            started=self._started,
+        )
 
     def _stop(self) -> None:
         if self._deadline:
             return
-        self._deadline = time.monotonic() + DRAIN_SECONDS
+        self._deadline = time.monotonic() + self._options.drain_seconds
+        self._listener.shutdown(socket.SHUT_RDWR)
         for child in self._children:
             if child.pid:
                 os.kill(child.pid, signal.SIGTERM)
@@ -167,6 +192,15 @@ class Parent:
             pid, status = os.waitpid(child.pid, os.WNOHANG)
             if pid:
                 self._bury(child, status)
+        if os.getpid() == 1:
+            self._reap_adopted()
+
+    def _reap_adopted(self) -> None:
+        """Take the exit status of what is no worker of ours."""
+        own = {child.pid for child in self._children}
+        with suppress(ChildProcessError):
+            while (dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and dead.si_pid not in own:
+                os.waitpid(dead.si_pid, 0)
 
     def _bury(self, child: Child, status: int) -> None:
         """Record what the dead worker was doing, and decide when it is replaced."""
@@ -178,6 +212,7 @@ class Parent:
             retired = sample is None and status == 0
             if not retired:
                 log.error("worker %d died at sample %s %r of %s: %s", child.number, sample, key, slot.request(), reason)
+                self._deaths += 1
                 self._scoreboard.record_death(slot.request(), Death(sample, key, reason, certain))
         child.pid = 0
         child.verdict = ""
@@ -201,7 +236,8 @@ class Parent:
             self._setup_failures = 0
             if not self._ready:
                 self._ready = True
-                self._run_dir.write_status("ready", listen=self._address)
+                port = self._status_port.port if self._status_port else None
+                self._run_dir.write_status("ready", listen=self._address, status_port=port)
 
     def _kill_overdue(self) -> None:
         now = time.monotonic()
@@ -231,6 +267,11 @@ class Parent:
                 os.kill(child.pid, signal.SIGKILL)
                 os.waitpid(child.pid, 0)
                 child.pid = 0
+
+    def _close_ports(self) -> None:
+        self._listener.close()
+        if self._status_port is not None:
+            self._status_port.close()
 
 
 def describe_death(status: int) -> tuple[str, bool]:

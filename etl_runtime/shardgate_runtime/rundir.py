@@ -25,6 +25,7 @@ class RunDir:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.scoreboard = folder / "scoreboard"
         folder.mkdir(parents=True, exist_ok=True)
         self.lock_fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

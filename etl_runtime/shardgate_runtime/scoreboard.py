@@ -4,6 +4,9 @@ A worker that is killed can't say which sample it was at; the scoreboard can. Ea
 writes and the parent reads; a table of deaths is written by the parent and read by whichever worker gets the next
 attempt at the same request. There are no locks: every field has one writer, and a reader that catches a slot in
 mid-change at worst misses one tick of the watchdog or reports a death without its sample.
+
+The memory is a file of the run folder. Where the kernel kills a whole container for the memory that one sample took,
+parent and all, the file is still there when the container starts again, and tells what every worker was doing.
 """
 
 from __future__ import annotations
@@ -14,6 +17,10 @@ import struct
 import time
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 STATE = struct.Struct("<iId")
 """pid, state, monotonic time of the last change of state."""
@@ -33,6 +40,7 @@ DEATH = struct.Struct("<?q?256p256p128p")
 DEATHS = 64
 DEATH_WAIT = 0.25
 """Seconds a worker gives the parent to notice that the worker that had the same request before is dead."""
+KILLED_TOGETHER = "killed with its whole container (out of memory?)"
 
 
 class State(IntEnum):
@@ -97,13 +105,29 @@ class Slot:
 
 
 class Scoreboard:
-    """Slots of all workers and the table of recent deaths. Created before the first fork."""
+    """Slots of all workers and the table of recent deaths. Created before the first fork.
 
-    def __init__(self, workers: int) -> None:
+    Args:
+        workers: How many slots.
+        file: Holds the memory; what a runtime that was killed as a whole left in it becomes deaths.
+    """
+
+    def __init__(self, workers: int, file: Path | None = None) -> None:
         self._deaths_at = workers * SLOT_BYTES
-        self._memory = mmap.mmap(-1, self._deaths_at + DEATHS * DEATH.size)
+        size = self._deaths_at + DEATHS * DEATH.size
+        self._memory = _map_file(file, size) if file else mmap.mmap(-1, size)
         self.slots = [Slot(self._memory, number * SLOT_BYTES) for number in range(workers)]
-        self._next_death = 0
+        self._next_death = next((at for at in range(DEATHS) if not self._memory[self._deaths_at + at * DEATH.size]), 0)
+        self._bury_all()
+
+    def _bury_all(self) -> None:
+        for slot in self.slots:
+            _, state, _ = slot.state()
+            sample, _, key = slot.sample()
+            if state is State.BUSY and sample is not None:
+                self.record_death(slot.request(), Death(sample, key, KILLED_TOGETHER, deterministic=False))
+            slot.end_sample()
+            slot.set_state(State.EMPTY, 0)
 
     def record_death(self, request_id: str, death: Death) -> None:
         """Remember a death until the request's next attempt asks for it, or 64 more have happened. Parent only."""
@@ -142,3 +166,12 @@ class Scoreboard:
                 sample = index if index >= 0 else None
                 return Death(sample, str(key, errors="replace"), str(reason, errors="replace"), deterministic)
         return None
+
+
+def _map_file(file: Path, size: int) -> mmap.mmap:
+    """The file's bytes, or zeros where it has another size, as one of another number of workers has."""
+    with file.open("a+b") as stream:
+        if stream.seek(0, os.SEEK_END) != size:
+            stream.truncate(0)
+            stream.truncate(size)
+        return mmap.mmap(stream.fileno(), size)

@@ -7,10 +7,13 @@ written: together up to 50 ms. The parent warms up for what workers can share, a
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
+from importlib import import_module
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from packaging.requirements import Requirement
 from PIL import Image
 
 from shardgate import wire
@@ -19,7 +22,20 @@ from shardgate_runtime.samples import make_decoder
 from shardgate_runtime.seeds import Seeds, late_torch
 from shardgate_runtime.tar_writer import Piece, encode_sample
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 PICTURE = (512, 384)
+
+
+def load_torch(requirements: Iterable[str]) -> None:
+    """Import torch where the function names it, before the workers are forked: at its first sample it may be too late.
+
+    Functions that do not name it do not wait for it.
+    """
+    if any(Requirement(text).name == "torch" for text in requirements):
+        with suppress(ImportError):  # the function will say what it misses
+            import_module("torch")
 
 
 def warm_up(decoder: str) -> None:

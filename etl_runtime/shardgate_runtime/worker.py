@@ -7,6 +7,7 @@ an empty ring, and memory that the gateway may still read is given up rather tha
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import logging
 import os
@@ -72,8 +73,8 @@ class Worker:
             return SETUP_FAILED
         if self._options.memory_bytes:
             limit_memory(self._options.memory_bytes)
-        while not self._stopping:
-            self._serve_one(self._accept(), function)
+        while not self._stopping and (connection := self._accept()) is not None:
+            self._serve_one(connection, function)
         return 0
 
     def _stop(self, _signum: int, _frame: FrameType | None) -> None:
@@ -81,11 +82,18 @@ class Worker:
         if self._idle:
             sys.exit(0)
 
-    def _accept(self) -> Connection:
+    def _accept(self) -> Connection | None:
+        """The next gateway, or None where the parent has shut the socket down, which it does when it stops."""
         self._slot.set_state(State.IDLE)
         self._idle = True
-        sock, _ = self._options.listener.accept()
-        self._idle = False
+        try:
+            sock, _ = self._options.listener.accept()
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return None
+        finally:
+            self._idle = False
         return Connection(sock)
 
     def _serve_one(self, connection: Connection, function: TransformFunction) -> None:

@@ -110,7 +110,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
 def failed(runtime: Runtime) -> dict[str, Any]:
     status = runtime.wait_for("failed", "ready")
     assert status["state"] == "failed", status
-    assert runtime.process.wait(10) == 1
+    assert runtime.process.wait(10) == os.EX_CONFIG
     return status
 
 
@@ -119,7 +119,7 @@ def test_setup_runs_in_every_worker_and_workers_have_one_thread(start: Callable[
 
     from runtime_process import members_of
 
-    runtime = start(Model, options={"torch": True})
+    runtime = start(Model, options={"torch": True}, requirements=("torch>=2",))
     (_, data), *_ = members_of(bytes(runtime.run(SHARD).output))
     assert json.loads(data) == [*runtime.workers(), *runtime.workers(), 1, "1", "0"]
 
@@ -165,7 +165,7 @@ def test_an_address_that_cannot_be_used_is_told(tmp_path: Path) -> None:
 def test_only_one_runtime_works_in_a_folder(start: Callable[..., Runtime]) -> None:
     runtime = start(keep)
     with start_runtime(runtime.folder, package_of(keep)) as second:
-        assert second.process.wait(30) == 1
+        assert second.process.wait(30) == os.EX_TEMPFAIL
         assert "another runtime" in second.log
     assert runtime.run(SHARD).stats.samples_out == 20
 

@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import os
 import threading
+from typing import TYPE_CHECKING
 
 from shardgate_runtime.parent import describe_death
-from shardgate_runtime.scoreboard import DEATHS, Death, Scoreboard, State
+from shardgate_runtime.scoreboard import DEATHS, KILLED_TOGETHER, Death, Scoreboard, State
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEATH = Death(3, "a/ä", "killed by SIGSEGV", deterministic=True)
 
@@ -54,6 +58,25 @@ def test_a_request_that_is_still_worked_on_elsewhere_has_no_death() -> None:
     board = Scoreboard(2)
     board.slots[0].begin_request("r1")
     assert board.take_death("r1", board.slots[1]) is None
+
+
+def test_what_a_whole_container_was_doing_when_it_was_killed_is_told_by_the_next(tmp_path: Path) -> None:
+    board = Scoreboard(2, tmp_path / "board")
+    board.slots[0].begin_request("r1")
+    board.slots[0].begin_sample(7, "cat")
+    board.slots[1].begin_request("r2")
+    board.record_death("r3", DEATH)
+    again = Scoreboard(2, tmp_path / "board")
+    assert again.take_death("r1", again.slots[1]) == Death(7, "cat", KILLED_TOGETHER, deterministic=False)
+    assert again.take_death("r2", again.slots[1]) is None
+    assert again.take_death("r3", again.slots[1]) == DEATH
+    assert {slot.state()[1] for slot in again.slots} == {State.EMPTY}
+
+
+def test_another_number_of_workers_starts_with_an_empty_board(tmp_path: Path) -> None:
+    Scoreboard(2, tmp_path / "board").record_death("r1", DEATH)
+    board = Scoreboard(3, tmp_path / "board")
+    assert board.take_death("r1", board.slots[0]) is None
 
 
 def test_deaths_are_put_in_words() -> None:
