@@ -27,9 +27,11 @@ from shardgate.urls import Bucket, ObjectName, object_path
 from shardgate.wds_opener import adopt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self
+
+    from shardgate.container import ContainerTransform
 
 Urls: TypeAlias = list[str]  # inside `Client`, `list` is the method
 
@@ -57,7 +59,8 @@ class Client:
     """A gateway, as its users see it. Cheap to make, safe to fork and to pickle.
 
     Args:
-        endpoint: `http://host:port`; the default is $SHARDGATE_ENDPOINT, or port 51080 of this machine.
+        endpoint: `http://host:port`; the default is $SHARDGATE_ENDPOINT, or port 51080 of this machine. With several
+            gateways it may name some, with commas between them: the next is asked where one does not answer.
         token: Bearer token; the default is $SHARDGATE_TOKEN, or none.
         timeout: Seconds without any progress after which a request is given up.
     """
@@ -67,6 +70,7 @@ class Client:
     ) -> None:
         endpoint = endpoint or os.environ.get("SHARDGATE_ENDPOINT") or wire.DEFAULT_ENDPOINT
         token = token or os.environ.get("SHARDGATE_TOKEN") or None
+        self._endpoints = endpoint
         self._transport = Transport(endpoint, token, timeout)
         self.transforms = TransformsApi(self._transport)
         self.cache = CacheApi(self._transport)
@@ -83,7 +87,7 @@ class Client:
         return f"Client({self.endpoint!r})"
 
     def __reduce__(self) -> tuple[Callable[..., Client], tuple[str, str | None]]:
-        return type(self), (self.endpoint, self.token)
+        return type(self), (self._endpoints, self.token)
 
     def object_url(
         self,
@@ -113,7 +117,7 @@ class Client:
             InvalidName: The bucket, provider or object name can't be used.
         """
         query = _query(transform_id, args, seed, epoch, archpath)
-        adopt(self.endpoint, self.token)
+        adopt(self._endpoints, self.token)
         return self.endpoint + object_path(Bucket.parse(bucket, provider), object_name, query)
 
     def expand_object_urls(
@@ -138,7 +142,7 @@ class Client:
             InvalidName: As in `object_url`.
         """
         parsed, query = Bucket.parse(bucket, provider), _query(transform_id, args, seed, epoch, None)
-        adopt(self.endpoint, self.token)
+        adopt(self._endpoints, self.token)
         return [self.endpoint + object_path(parsed, name, query) for name in braces.expand(template, limit=limit)]
 
     def open(self, bucket: str | Bucket, object_name: str, **options: Any) -> ObjectReader:
@@ -239,6 +243,81 @@ class Client:
     def buckets(self) -> Any:
         """The buckets that the gateway has, as it describes them."""
         return self._transport.json("GET", "/v1/buckets")
+
+    def etl_from_image(
+        self,
+        image: str = "",
+        name: str = "",
+        *,
+        command: Sequence[str] = (),
+        args: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        port: int = wire.Container.port,
+        health: str = wire.Container.health,
+        method: wire.ContainerMethod = "put",
+        content_type: str = wire.Container.content_type,
+        verbose: bool = False,
+        **options: Any,
+    ) -> ContainerTransform:
+        """Make a transform of a program in any language that speaks HTTP (docs/transforms.md says how).
+
+        Args:
+            image: What pods run. A gateway without a cluster runs `command` as a process of its machine instead.
+            name: Of the transform; the image's by default.
+            command: Program and arguments, in place of the image's entry point; `{port}` stands for the port.
+            args: Further arguments.
+            env: Environment variables; `PORT` is always set.
+            port: Where it listens in a pod.
+            health: Path that answers 2xx when it is ready.
+            method: "put" sends it objects; "get" sends it their URLs.
+            content_type: Of its results.
+            verbose: Print two lines about it.
+            options: `cache`, `workers` (requests that it gets at once), `resources` and so on, as of `WDTransform`.
+
+        Raises:
+            InvalidName: The name does not fit.
+            BadRequest: The gateway can't run it, and why.
+            TransformFailed: It did not become ready.
+        """
+        from shardgate.container import ContainerTransform, name_of_image  # noqa: PLC0415 (imports what pickles)
+
+        container = wire.Container(
+            image=image,
+            command=tuple(command),
+            args=tuple(args),
+            env=dict(sorted((env or {}).items())),
+            port=port,
+            health=health,
+            method=method,
+            content_type=content_type,
+        )
+        name = name or name_of_image(image or (command[0] if command else ""))
+        return ContainerTransform(self, container, name, verbose, options)
+
+    def etl_from_spec(
+        self,
+        spec: Mapping[str, Any],
+        name: str = "",
+        *,
+        port: int | None = None,
+        health: str | None = None,
+        method: wire.ContainerMethod = "put",
+        content_type: str = wire.Container.content_type,
+        verbose: bool = False,
+        **options: Any,
+    ) -> ContainerTransform:
+        """Make a transform of a whole pod template, or a Pod, whose first container speaks HTTP.
+
+        Its `metadata.name` is the name, its first port and the path of a probe are where it listens and what tells that it
+        is ready, unless they are given here; the other arguments are those of `etl_from_image`.
+
+        Raises:
+            CaptureError: The template has no container.
+        """
+        from shardgate.container import ContainerTransform, container_of_spec  # noqa: PLC0415
+
+        container, own = container_of_spec(spec, port=port, health=health, method=method, content_type=content_type)
+        return ContainerTransform(self, container, name or own, verbose, options)
 
     def close(self) -> None:
         """Close idle connections; the client can still be used."""

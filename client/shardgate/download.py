@@ -93,6 +93,10 @@ class ObjectReader(io.RawIOBase):
                 return self._transport.request("GET", self._target)
             except Busy as error:
                 self._wait(error)
+            except GatewayUnreachable as error:
+                if not self._transport.reach.answered:
+                    raise
+                self._wait(error)
 
     def _read_on(self, cause: Exception) -> None:
         """Replace the broken answer by one that begins at `position`."""
@@ -149,7 +153,7 @@ class ObjectReader(io.RawIOBase):
         """Sleep before another try, or raise if there were enough of them."""
         self._failures += 1
         if self._failures >= ATTEMPTS:
-            if isinstance(cause, Busy):
+            if isinstance(cause, Busy) or (not self.position and isinstance(cause, GatewayUnreachable)):
                 raise cause
             hint = "the gateway's log, or `shardgate etl logs ID` for a transformed object, says why"
             came = f"{self._label} broke off after {self.position} bytes, and {ATTEMPTS} tries brought no more"

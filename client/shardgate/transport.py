@@ -3,6 +3,9 @@
 A client may be carried into data-loader workers: by fork (a connection shared by two processes would mix their answers)
 or by pickle. So the pool belongs to the process that made it, and a forked child makes its own. Time limits cover
 connecting and lack of progress, never a whole body.
+
+There may be several gateways. An endpoint may name some of them; the next one is asked where one does not answer. And
+a GET may be redirected to the gateway that has the object (`reach.py`); if that one fails, the endpoint is asked again.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from urllib3.exceptions import HTTPError
 
 from shardgate import wire
 from shardgate.errors import BY_CODE, BY_STATUS, GatewayError, GatewayUnreachable, InvalidName
+from shardgate.reach import Reach
+from shardgate.urls import OBJECTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,25 +33,38 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 10.0
 PROGRESS_SECONDS = 300.0
 """Without a byte, before a request is given up."""
+DIRECT_SECONDS = 1.0
+"""To connect to a gateway that was reached before."""
 MAX_ERROR_BYTES = 1 << 20
+
+
+_reaches: dict[str, Reach] = {}
+"""By first endpoint: a transport lives as long as one URL is open, the gateways live longer."""
 
 
 class Transport:
     """Sends requests; answers of 400 and above become exceptions.
 
     Args:
-        endpoint: `http://host:port` of the gateway.
+        endpoint: `http://host:port` of the gateway, or of several with commas between them.
         token: Bearer token, or None.
         timeout: Seconds without any progress after which a request is given up.
+
+    Attributes:
+        endpoint: The first one: URLs are made with it.
+        endpoints: All of them.
     """
 
     def __init__(self, endpoint: str, token: str | None, timeout: float) -> None:
-        parts = urlsplit(endpoint)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise InvalidName(
-                f"endpoint {endpoint!r} is not an HTTP URL", hint=f"write it like {wire.DEFAULT_ENDPOINT}"
-            )
-        self.endpoint = endpoint.rstrip("/")
+        self.endpoints = tuple(part.strip().rstrip("/") for part in endpoint.split(","))
+        for part in self.endpoints:
+            parts = urlsplit(part)
+            if parts.scheme not in ("http", "https") or not parts.netloc:
+                raise InvalidName(
+                    f"endpoint {part!r} is not an HTTP URL", hint=f"write it like {wire.DEFAULT_ENDPOINT}"
+                )
+        self.endpoint = self.endpoints[0]
+        self.reach = _reaches.setdefault(self.endpoint, Reach())
         self.token = token
         self.timeout = timeout
         self._connect_seconds = min(CONNECT_SECONDS, timeout)
@@ -75,24 +93,62 @@ class Transport:
             GatewayUnreachable: No answer.
             GatewayError: An answer of 400 or above, by its code.
         """
-        url = self.endpoint + target if target.startswith("/") else target
+        target = target.removeprefix(self.endpoint)
         authorization = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        try:
-            response = self._connections().request(
-                method,
-                url,
-                body=body,
-                headers={"Accept-Encoding": "identity", **authorization, **(headers or {})},
-                timeout=urllib3.Timeout(connect=self._connect_seconds, read=None if patient else self.timeout),
-                preload_content=False,
-                decode_content=False,
-            )
-        except HTTPError as error:
-            hint = f"is `shardgate serve` running at {self.endpoint}?"
-            raise GatewayUnreachable(f"no answer from {self.endpoint}: {reason(error)}", hint=hint) from error
+        options: dict[str, Any] = {
+            "body": body,
+            "headers": {"Accept-Encoding": "identity", **authorization, **(headers or {})},
+            "timeout": urllib3.Timeout(connect=self._connect_seconds, read=None if patient else self.timeout),
+            "preload_content": False,
+            "decode_content": False,
+        }
+        follows = method in ("GET", "HEAD") and target.startswith(OBJECTS)
+        response = (self._directly(method, target, options) if follows else None) or self._send(method, target, options)
         if response.status >= HTTPStatus.BAD_REQUEST:
             raise error_from(response)
         return response
+
+    def _directly(self, method: str, target: str, options: dict[str, Any]) -> BaseHTTPResponse | None:
+        """Ask so that we may be redirected to the gateway that has the object; None if that came to nothing."""
+        self.reach.learn(self._show_cluster)
+        reached = self.reach.headers()
+        headers = {**options["headers"], **reached}
+        response = self._send(method, target, {**options, "headers": headers, "redirect": not reached})
+        self.reach.saw(response.headers)
+        if not response.get_redirect_location():
+            return response
+        response.drain_conn()
+        found = self.reach.leads_to(response.headers)
+        if found is None:
+            return None
+        name, url = found
+        timeout = urllib3.Timeout(connect=DIRECT_SECONDS, read=self.timeout)
+        try:
+            return self._connections().request(method, url, **{**options, "timeout": timeout, "retries": False})
+        except HTTPError:
+            self.reach.lost(name)
+            return None
+
+    def _send(self, method: str, target: str, options: dict[str, Any]) -> BaseHTTPResponse:
+        """Ask the endpoint, or the next one where it does not answer; a stream can be sent only once."""
+        repeatable = options["body"] is None or isinstance(options["body"], bytes)
+        endpoints = self.endpoints if repeatable and target.startswith("/") else self.endpoints[:1]
+        for endpoint in endpoints:
+            url = endpoint + target if target.startswith("/") else target
+            try:
+                response = self._connections().request(method, url, **options)
+            except HTTPError as error:
+                cause = error
+                continue
+            if endpoint != self.endpoints[0]:  # the one that answered is asked first from now on
+                self.endpoints = (endpoint, *(other for other in self.endpoints if other != endpoint))
+            return response
+        shown = " or ".join(endpoints)
+        hint = f"is `shardgate serve` running at {shown}?"
+        raise GatewayUnreachable(f"no answer from {shown}: {reason(cause)}", hint=hint) from cause
+
+    def _show_cluster(self) -> Any:
+        return self.json("GET", "/v1/cluster")
 
     def json(self, method: str, target: str, **options: Any) -> Any:
         """Send, and decode the JSON answer; None where it is empty. Takes the options of `request`."""

@@ -30,11 +30,15 @@ if TYPE_CHECKING:
 SCHEMES = ("http", "https")
 _tokens: dict[str, str | None] = {}
 """What to send to which endpoint."""
+_endpoints: dict[str, str] = {}
+"""All endpoints of the client whose first one it is."""
 
 
-def adopt(endpoint: str, token: str | None) -> None:
-    """Open URLs of this endpoint in Python, if webdataset is loaded and opens them by curl."""
+def adopt(endpoints: str, token: str | None) -> None:
+    """Open URLs of a client's (first) endpoint in Python, if webdataset is loaded and opens them by curl."""
+    endpoint = endpoints.partition(",")[0].strip().rstrip("/")
     _tokens[endpoint] = token
+    _endpoints[endpoint] = endpoints
     gopen = sys.modules.get("webdataset.gopen")
     if gopen is None:
         return
@@ -69,7 +73,8 @@ def install_opener(token: str | None = None) -> None:
 def open_url(url: str, *, token: str | None = None, bufsize: int = CHUNK) -> io.BufferedReader:
     """Open any http URL as a buffered stream that verifies its end and survives broken connections."""
     parts = urlsplit(url)
-    transport = Transport(f"{parts.scheme}://{parts.netloc}", token, PROGRESS_SECONDS)
+    endpoint = f"{parts.scheme}://{parts.netloc}"
+    transport = Transport(_endpoints.get(endpoint, endpoint), token, PROGRESS_SECONDS)
     return io.BufferedReader(ObjectReader(transport, url, url), max(bufsize, CHUNK))
 
 
