@@ -113,7 +113,7 @@ class Runner(ABC):
         """The state of a transform's runtime."""
 
     @abstractmethod
-    async def stop(self, id: str) -> None:  # noqa: A002
+    async def stop(self, record: TransformRecord) -> None:
         """Stop a transform's runtime until `start`. Jobs that somebody still reads are lost."""
 
     @abstractmethod

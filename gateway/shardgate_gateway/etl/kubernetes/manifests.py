@@ -1,7 +1,7 @@
 """The Kubernetes objects of a transform: a Secret, a headless Service, a Deployment.
 
 Pods pass Pod Security `restricted`: they run as nobody in particular, on a read-only file system, without capabilities
-or a service account's token. What they write (the environment, the run folder, /tmp) goes to volumes of bounded size.
+or a service account's token. What they write (package, environment, /tmp) goes to volumes of bounded size.
 They always have limits. They end gently: SIGTERM makes the runtime finish its shards, and the EndpointSlice says
 meanwhile that the pod is terminating.
 
@@ -30,13 +30,13 @@ RUNTIME = "etl"
 """The container that answers."""
 TOKEN_FOLDER = "/var/run/shardgate/token"  # noqa: S105 (a folder)
 RUN_FOLDER = "/var/run/shardgate/run"
-ENVIRONMENT_FOLDER = "/opt/shardgate/environment"
 TERMINATION_LOG = "/dev/termination-log"
 NOBODY = 65532
 STARTUP_PERIOD = 1
 READINESS_PERIOD = 5
 LIVENESS_PERIOD = 10
-STATUS_BYTES = "64Mi"
+DRAIN_MARGIN_SECONDS = 5
+"""Between the time that running shards get and the kill."""
 EPHEMERAL_REQUEST = "64Mi"
 
 ROLE_RULES: list[dict[str, list[str]]] = [
@@ -88,10 +88,6 @@ class Manifests:
         """Of the Deployment, the Service and the Secret."""
         return names.object_name(self._instance, transform_id)
 
-    def workers(self, record: TransformRecord) -> int:
-        """Jobs that one of its pods works on at a time."""
-        return self._policy.workers(record.options, self._etl.workers)
-
     def secret(self, transform_id: str, token: str) -> Object:
         """The token with which pods fetch their package."""
         return {
@@ -128,12 +124,10 @@ class Manifests:
             "template": template,
         }
         metadata = self._metadata(record.id)
-        fewest, most = self._policy.replicas(record.options)
-        bounds = {"minimum": fewest, "maximum": most, "workers": self.workers(record)}
         metadata["annotations"] |= {
             names.ANNOTATION_OPTIONS: options_digest(record),
             names.ANNOTATION_SPEC: digest,
-            names.ANNOTATION_BOUNDS: json.dumps(bounds),
+            names.ANNOTATION_SCALING: json.dumps(self._scaling(record)),
         }
         return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}
 
@@ -221,8 +215,7 @@ class Manifests:
             return [tmp, *(volume for volume in given if "hostPath" not in volume and volume.get("name") != "tmp")]
         return [
             tmp,
-            {"name": "run", "emptyDir": {"sizeLimit": STATUS_BYTES}},
-            {"name": "environment", "emptyDir": {"sizeLimit": disk}},
+            {"name": "run", "emptyDir": {"sizeLimit": disk}},
             {"name": "token", "secret": {"secretName": self.name(record.id), "defaultMode": 0o440}},
         ]
 
@@ -235,19 +228,20 @@ class Manifests:
             "listen": f"tcp:0.0.0.0:{WORKER_PORT}",
             "status-port": STATUS_PORT,
             "run-dir": RUN_FOLDER,
-            "workers": self.workers(record),
+            "workers": self._policy.workers(record.options, self._etl.workers),
             "memory-bytes": record.options.memory_bytes or self._etl.memory_bytes,
             "ring-bytes": 0,
             "stall-seconds": f"{self._etl.progress_timeout:g}",
+            "drain-seconds": max(1, self._settings.grace_seconds - DRAIN_MARGIN_SECONDS),
         }
-        mounts = {"tmp": "/tmp", "run": RUN_FOLDER, "environment": ENVIRONMENT_FOLDER}  # noqa: S108 (a volume)
+        mounts = {"tmp": "/tmp", "run": RUN_FOLDER}  # noqa: S108 (a volume)
         container: Object = {
             "name": RUNTIME,
             "image": self._policy.image(record.manifest, record.options),
             "imagePullPolicy": self._settings.pull_policy,
             "command": ["python", "-m", "shardgate_runtime"],
             "args": [text for name, value in flags.items() for text in (f"--{name}", str(value))],
-            "env": self._environment(record, {"SHARDGATE_ENVIRONMENT_DIR": ENVIRONMENT_FOLDER}),
+            "env": self._environment(record, {}),
             "ports": [
                 {"name": "worker", "containerPort": WORKER_PORT},
                 {"name": "status", "containerPort": STATUS_PORT},

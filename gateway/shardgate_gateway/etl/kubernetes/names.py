@@ -24,8 +24,6 @@ ANNOTATION_OPTIONS = "shardgate.io/options"
 """Digest of the owner's options that the Deployment was made with."""
 ANNOTATION_SPEC = "shardgate.io/spec"
 """Digest of the pod template, at the Deployment and its pods: another one means that options or gateway changed."""
-ANNOTATION_BOUNDS = "shardgate.io/bounds"
-"""JSON `{"minimum", "maximum", "workers"}`: what scaling has to know."""
 ANNOTATION_SCALING = "shardgate.io/scaling"
 """JSON `{"min", "max", "workers"}`: pods that there may be, and jobs that one has at a time."""
 ANNOTATION_STOPPED = "shardgate.io/stopped"
@@ -49,13 +47,20 @@ def transform_label(transform_id: str) -> str:
     return f"{cut(readable, MAX_LABEL - DIGEST - 1)}-{digest}"
 
 
-def labels(instance: str, transform_id: str) -> dict[str, str]:
-    """What every object of a transform is labelled with."""
+def instance_labels(instance: str) -> dict[str, str]:
+    """What every object of this installation is labelled with."""
     return {
         "app.kubernetes.io/name": "shardgate",
         "app.kubernetes.io/instance": instance,
-        "app.kubernetes.io/component": COMPONENT,
         "app.kubernetes.io/managed-by": MANAGED_BY,
+    }
+
+
+def labels(instance: str, transform_id: str) -> dict[str, str]:
+    """What every object of a transform is labelled with."""
+    return {
+        **instance_labels(instance),
+        "app.kubernetes.io/component": COMPONENT,
         LABEL_TRANSFORM: transform_label(transform_id),
         LABEL_NAME: transform_id[: -DIGEST - 1],
     }

@@ -6,9 +6,9 @@ them and says what it means, what can be done about it, and whether it can heal:
 come, but a node may. What can't heal fails a start at once; what may heal is told at once, and fails it when it has
 lasted too long (`patience`).
 
-What can go wrong: words about the past. A pod that is being deleted counts no more, a condition counts only when its
-controller has seen the newest version of its object, and a crash that a running container has recovered from is told
-only while there is no better news.
+What can go wrong: words about the past. A pod that is being deleted counts no more, nor does the failure of one that
+was made from an older version of its Deployment. A condition counts only when its controller has seen the newest
+version of its object, and the crash of a container that runs again only while it was never ready.
 """
 
 from __future__ import annotations
@@ -57,10 +57,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Attributes:
-    status: For people.
-    hopeless: Waiting for it to be ready makes no sense (any more).
-    """
+    """What is to be said of a transform. `hopeless`: waiting for it to be ready makes no sense (any more)."""
 
     status: RunnerStatus
     hopeless: bool = False
@@ -102,12 +99,14 @@ def judge(observed: Observed, *, now: datetime, patience: float) -> Verdict:
         return _at_rest(deployment)
     pods = [pod for pod in observed.pods if "deletionTimestamp" not in pod["metadata"]]
     ready = [pod for pod in pods if is_ready(pod)]
-    problem = _problem_of(deployment) or _worst(pods, observed.events)
-    since = _since(ready or pods)
+    newest = annotations_of(deployment).get(names.ANNOTATION_SPEC)
+    current = [pod for pod in pods if annotations_of(pod).get(names.ANNOTATION_SPEC) == newest]
+    problem = _problem_of(deployment) or _worst(current, observed.events)
+    since = _since(ready or current)
     if ready:
         return Verdict(_running(len(ready), wanted, problem, since))
     if problem is None:
-        state, message = _progress(pods)
+        state, message = _progress(current)
         return Verdict(RunnerStatus(state, message, since=since))
     lasted = (now - problem.since).total_seconds() if problem.since else 0.0
     hopeless = not problem.heals or lasted >= patience
@@ -275,8 +274,8 @@ def _problem_of_end(container: Object, ended: Object, pod: Object, events: Seque
     """What a container that ended says about its next run, if anything."""
     code, said = int(ended.get("exitCode", 0)), str(ended.get("message") or "").strip()
     since = _time(ended.get("finishedAt"))
-    if code == USER_ERROR and (words := _own_words(said)):
-        return Problem(*words, heals=False, since=since)
+    if code == USER_ERROR and (own := _own_words(said)):
+        return Problem(*own, heals=False, since=since)
     never_ready = not container.get("started")
     if ended.get("reason") == "OOMKilled":
         limit = _memory_limit(pod, container["name"])
@@ -303,8 +302,8 @@ def _problem_of_end(container: Object, ended: Object, pod: Object, events: Seque
         message, hint = "it was killed while it started", "was it out of memory? its log may tell"
     else:
         message, hint = f"it ended with exit code {code} while it started", "see its log"
-    words = f"{message}: {said[-MAX_WORDS:]}" if said else message
-    return Problem(words, hint, heals=ends < CRASHES and not looping, since=since)
+    message += f": {said[-MAX_WORDS:]}" if said else ""
+    return Problem(message, hint, heals=ends < CRASHES and not looping, since=since)
 
 
 def _own_words(said: str) -> tuple[str, str] | None:

@@ -16,7 +16,7 @@ from shardgate_gateway.kube.kinds import DEPLOYMENT, ENDPOINT_SLICE, EVENT, POD,
 from shardgate_gateway.kube.watch import Reflector
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from shardgate_gateway.kube.client import KubeApi
     from shardgate_gateway.kube.kinds import Object
@@ -35,10 +35,19 @@ class ClusterView:
         self.pods = pods
         self.slices = slices
         self.events = events
+        self._all = (deployments, pods, slices, events)
         self._changed: dict[str, asyncio.Event] = {}
         for reflector in (deployments, pods, slices):
             reflector.subscribe(self._tell)
         events.subscribe(self._tell_of_event)
+
+    @property
+    def synced(self) -> bool:
+        return all(reflector.synced for reflector in self._all)
+
+    async def wait_until_synced(self) -> None:
+        for reflector in self._all:
+            await reflector.wait_until_synced()
 
     def deployment(self, transform_id: str) -> Object | None:
         found = self.deployments.group(names.transform_label(transform_id)).values()
@@ -56,10 +65,6 @@ class ClusterView:
             async with asyncio.timeout(seconds):
                 await event.wait()
 
-    def subscribe(self, callback: Callable[[str], None]) -> None:
-        """Have changes of endpoints told, by the transform's label."""
-        self.slices.subscribe(callback)
-
     def _tell(self, label: str) -> None:
         event = self._changed.pop(label, None)
         if event is not None:
@@ -72,7 +77,7 @@ class ClusterView:
 
 @asynccontextmanager
 async def open_view(api: KubeApi, instance: str) -> AsyncIterator[ClusterView]:
-    """Begin to watch, and return when everything is known once."""
+    """Begin to watch. Nothing is known until `wait_until_synced`."""
     mine = names.selector(names.instance_name(instance))
     async with AsyncExitStack() as stack:
         reflectors = [
@@ -84,7 +89,6 @@ async def open_view(api: KubeApi, instance: str) -> AsyncIterator[ClusterView]:
                 Reflector(api, EVENT, fields="type=Warning,involvedObject.kind=Pod", group=_pod_name, keep=_event),
             )
         ]
-        await asyncio.gather(*(reflector.wait_until_synced() for reflector in reflectors))
         yield ClusterView(*reflectors)
 
 
@@ -123,7 +127,10 @@ def _pod(obj: Object) -> Object:
     containers = [_only(container, "name", "resources") for container in obj["spec"]["containers"]]
     return {
         "metadata": _only(obj["metadata"], *_METADATA)
-        | {"labels": {names.LABEL_TRANSFORM: _label(obj)}, "annotations": None},
+        | {
+            "labels": {names.LABEL_TRANSFORM: _label(obj)},
+            "annotations": _only(annotations_of(obj), names.ANNOTATION_SPEC),
+        },
         "spec": _only(obj["spec"], "nodeName") | {"containers": containers},
         "status": status,
     }

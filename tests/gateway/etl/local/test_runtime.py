@@ -114,7 +114,7 @@ async def test_a_shard_goes_on_when_the_gateway_that_owns_the_runtime_is_killed(
 async def test_a_runtime_that_another_gateway_owns_can_be_stopped(etl: Etl, other_gateway: Any) -> None:
     record = await etl.register(unchanged, name="unchanged")
     _, runtime = await other_gateway(record.id)
-    await etl.runner.stop(record.id)
+    await etl.runner.stop(record)
     assert not pid_exists(runtime)
     assert (await etl.runner.status(record.id)).state == "stopped"
 
@@ -125,7 +125,7 @@ async def test_stop_ends_all_processes_until_somebody_starts_them_again(etl: Etl
     whole = await etl.read(record, "a.tar")
     pids = [etl.runtime_pid(record), *etl.worker_pids(record)]
     assert len(pids) == 3
-    await etl.runner.stop(record.id)
+    await etl.runner.stop(record)
     assert not any(map(pid_exists, pids))
     with pytest.raises(Conflict, match="was stopped"):
         await etl.read(record, "a.tar")

@@ -1,0 +1,115 @@
+"""The logs of a transform's pods, merged by time, each line with the name of its pod.
+
+The API server stamps the lines. `tail` sorts them; whoever follows gets them as they come, from pods that appear
+meanwhile, too. A stream that breaks is opened again behind the last line it brought.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from shardgate_gateway.errors import KubernetesError
+from shardgate_gateway.etl.kubernetes.state import Failure
+from shardgate_gateway.kube.kinds import POD, name_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from shardgate_gateway.etl.kubernetes.view import ClusterView
+    from shardgate_gateway.kube.client import KubeApi
+    from shardgate_gateway.kube.kinds import Object
+
+SILENCE_SECONDS = 30.0
+FOLLOW_SILENCE_SECONDS = 3600.0
+LOOK_SECONDS = 0.5
+QUEUED_LINES = 1000
+"""Beyond that, pods wait for the reader."""
+
+
+class PodLogs:
+    """Reads logs.
+
+    Args:
+        api: Where they are.
+        view: Which pods there are.
+    """
+
+    def __init__(self, api: KubeApi, view: ClusterView) -> None:
+        self._api = api
+        self._view = view
+
+    async def tail(self, transform_id: str, lines: int) -> str:
+        """The last lines of all pods together. Of a start that failed, whose pods are gone, what it said."""
+        pods = self._view.observe(transform_id).pods
+        if not pods:
+            return self._last_words(transform_id)
+        parts = await asyncio.gather(*(self._of_pod(pod, lines) for pod in pods))
+        merged = sorted(line for part in parts for line in part)
+        return "".join(f"{text}\n" for _, text in merged[-lines:]) if lines > 0 else ""
+
+    async def follow(self, transform_id: str, lines: int) -> AsyncGenerator[bytes]:
+        """The last lines of each pod, and what comes, until the generator is closed."""
+        yield self._last_words(transform_id).encode()
+        queue: asyncio.Queue[str] = asyncio.Queue(QUEUED_LINES)
+        readers: dict[str, asyncio.Task[None]] = {}
+        try:
+            while True:
+                pods = {name_of(pod): pod for pod in self._view.observe(transform_id).pods}
+                readers |= {
+                    name: asyncio.create_task(self._read(pods[name], lines, queue))
+                    for name in pods.keys() - readers.keys()
+                }
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        line = await queue.get()
+                    yield f"{line}\n".encode()
+        finally:
+            for reader in readers.values():
+                reader.cancel()
+            await asyncio.gather(*readers.values(), return_exceptions=True)
+
+    def _last_words(self, transform_id: str) -> str:
+        deployment = self._view.deployment(transform_id)
+        failure = Failure.of(deployment) if deployment is not None else None
+        return f"{failure.message}\n" if failure is not None else ""
+
+    async def _of_pod(self, pod: Object, lines: int) -> list[tuple[str, str]]:
+        """Of one pod, with their times; of a container that was restarted, those of its last run, too."""
+        found: list[tuple[str, str]] = []
+        restarted = any(c.get("restartCount") for c in (pod.get("status") or {}).get("containerStatuses") or ())
+        for previous in ([True] if restarted else []) + [False]:
+            query = {"tailLines": str(lines), "previous": str(previous).lower()}
+            with contextlib.suppress(KubernetesError):  # a container that has not started yet has no log
+                found += [line async for line in self._lines(pod, query, SILENCE_SECONDS)]
+        return found
+
+    async def _read(self, pod: Object, lines: int, queue: asyncio.Queue[str]) -> None:
+        """Put the last lines of a pod, and those that come, into the queue, for as long as the pod is there."""
+        last = ""
+        while name_of(pod) in self._view.pods.items:
+            query = {"follow": "true"} | ({"sinceTime": last} if last else {"tailLines": str(lines)})
+            with contextlib.suppress(KubernetesError):  # not begun yet, or broken off
+                async with contextlib.aclosing(self._lines(pod, query, FOLLOW_SILENCE_SECONDS)) as stream:
+                    async for at, text in stream:
+                        if at > last:
+                            last = at
+                            await queue.put(text)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _lines(self, pod: Object, query: dict[str, str], silence: float) -> AsyncGenerator[tuple[str, str]]:
+        name = name_of(pod)
+        path = f"{POD.path(self._api.namespace, name)}/log"
+        container = pod["spec"]["containers"][0]["name"]
+        async with self._api.stream(
+            path, {"container": container, "timestamps": "true", **query}, silence=silence
+        ) as content:
+            while line := await content.readline():
+                at, _, text = line.decode(errors="replace").rstrip("\n").partition(" ")
+                yield at, f"[{_short(name)}] {text}"
+
+
+def _short(pod: str) -> str:
+    """What tells the pods of one transform apart: the end of their names."""
+    return "-".join(pod.rsplit("-", 2)[1:])

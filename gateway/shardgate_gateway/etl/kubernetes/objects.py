@@ -1,0 +1,119 @@
+"""Writing a transform's objects: made, woken, parked, put to rest, deleted.
+
+Everything is idempotent or conditional, for several gateways do it at once. Making is server-side apply. What depends
+on what was seen (waking, parking, stopping) carries the version that was seen: where somebody was faster, nothing
+happens (False), and the caller looks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from shardgate_gateway.errors import BadRequest, KubernetesError
+from shardgate_gateway.etl.kubernetes import names
+from shardgate_gateway.etl.kubernetes.manifests import Manifests
+from shardgate_gateway.kube.kinds import DEPLOYMENT, SECRET, SERVICE, STATEFUL_SET
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from shardgate_gateway.etl.kubernetes.policy import Policy
+    from shardgate_gateway.etl.kubernetes.state import Failure
+    from shardgate_gateway.etl.registry import TransformRecord
+    from shardgate_gateway.kube.client import KubeApi
+    from shardgate_gateway.kube.kinds import Object
+    from shardgate_gateway.settings import Settings
+    from shardgate_gateway.tokens import Tokens
+
+CONFLICT = 409
+NOT_FOUND = 404
+_AWAKE: dict[str, None] = dict.fromkeys((names.ANNOTATION_STOPPED, names.ANNOTATION_FAILED, names.ANNOTATION_IDLE))
+"""A merge patch: None removes."""
+
+
+class Objects:
+    """Writes.
+
+    Args:
+        api: Where to.
+        settings: All of them.
+        policy: Chooses image and limits.
+        tokens: Signs the pods' tokens.
+    """
+
+    def __init__(self, api: KubeApi, settings: Settings, policy: Policy, tokens: Tokens) -> None:
+        self._api = api
+        self._settings = settings
+        self._policy = policy
+        self._tokens = tokens
+        self._manifests: Manifests | None = None
+
+    async def manifests(self) -> Manifests:
+        """What makes the objects; asks once who is to own them."""
+        if self._manifests is None:
+            settings = self._settings
+            url = settings.kubernetes.gateway_url or settings.serve.public_url
+            self._manifests = Manifests(settings.kubernetes, settings.etl, self._policy, url, await self._owner())
+        return self._manifests
+
+    async def apply(self, record: TransformRecord) -> None:
+        """Make the transform's objects what they should be. Replicas stay what they are, and are 1 at first."""
+        manifests = await self.manifests()
+        await asyncio.gather(self.renew_token(record), self._api.apply(manifests.service(record)))
+        await self._api.apply(manifests.deployment(record))
+
+    async def renew_token(self, record: TransformRecord) -> None:
+        seconds = self._settings.kubernetes.token_seconds
+        token = self._tokens.mint(f"pods of {record.id}", [f"package:{record.id}"], seconds=seconds)
+        await self._api.apply((await self.manifests()).secret(record.id, token))
+
+    async def wake(self, deployment: Object, replicas: int) -> bool:
+        return await self._change(deployment, max(1, replicas), _AWAKE)
+
+    async def park(self, deployment: Object, failure: Failure) -> bool:
+        """Take the pods of a start down that can't succeed, and remember why."""
+        return await self._change(deployment, 0, {names.ANNOTATION_FAILED: failure.dump()})
+
+    async def stop(self, deployment: Object) -> bool:
+        return await self._change(deployment, 0, _AWAKE | {names.ANNOTATION_STOPPED: _now()})
+
+    async def delete(self, name: str) -> None:
+        """Delete all objects of this name."""
+        await asyncio.gather(*(self._api.delete(kind, name) for kind in (DEPLOYMENT, SERVICE, SECRET)))
+
+    async def _change(self, deployment: Object, replicas: int, notes: Mapping[str, str | None]) -> bool:
+        seen = deployment["metadata"]
+        patch = {
+            "metadata": {"resourceVersion": seen["resourceVersion"], "annotations": notes},
+            "spec": {"replicas": replicas},
+        }
+        try:
+            await self._api.patch(DEPLOYMENT, seen["name"], patch)
+        except KubernetesError as error:
+            if error.status in {CONFLICT, NOT_FOUND}:
+                return False
+            raise
+        return True
+
+    async def _owner(self) -> Object | None:
+        name = self._settings.kubernetes.owner
+        if not name:
+            return None
+        owner = await self._api.get(STATEFUL_SET, name)
+        if owner is None:
+            raise BadRequest(
+                f"there is no StatefulSet {name!r} to own the pods of transforms",
+                hint="see the setting kubernetes.owner",
+            )
+        return {
+            "apiVersion": STATEFUL_SET.api_version,
+            "kind": STATEFUL_SET.name,
+            "name": name,
+            "uid": owner["metadata"]["uid"],
+        }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,271 @@
+"""Workers as pods: one Deployment per transform, found by watching, reached by address.
+
+Every gateway process does all of this by itself; nothing is agreed upon but what the API server holds. A start is a
+loop that looks at what the watches have, does the one next step (make it, wake it, give up) and waits for a change. So
+it does not matter who did the last step, or how often: ten gateways that start one transform at once make one
+Deployment, and all see it become ready or fail with the same words.
+
+A start that can't succeed is *parked*: scaled to nothing, with its words kept at the Deployment, so that nothing
+crashes in a loop for ever and everybody can read why. The next request after a moment tries again.
+
+What can go wrong: the API server is away. Then what is ready stays ready: jobs go to the pods that were seen last, and
+only starting, stopping and scaling wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from shardgate_gateway.errors import Conflict, KubernetesUnavailable, TransformStartError
+from shardgate_gateway.etl.kubernetes import names
+from shardgate_gateway.etl.kubernetes.clean import Caretaker
+from shardgate_gateway.etl.kubernetes.connect import open_job
+from shardgate_gateway.etl.kubernetes.dispatch import NoPods
+from shardgate_gateway.etl.kubernetes.fleet import Fleet
+from shardgate_gateway.etl.kubernetes.lease import Lease
+from shardgate_gateway.etl.kubernetes.logs import PodLogs
+from shardgate_gateway.etl.kubernetes.manifests import options_digest
+from shardgate_gateway.etl.kubernetes.objects import Objects
+from shardgate_gateway.etl.kubernetes.policy import Policy
+from shardgate_gateway.etl.kubernetes.routing import ready_endpoints
+from shardgate_gateway.etl.kubernetes.scale import Scaler
+from shardgate_gateway.etl.kubernetes.state import Failure, Verdict, judge
+from shardgate_gateway.etl.kubernetes.view import open_view
+from shardgate_gateway.etl.runner import Runner, RunnerStatus, WorkerConnection
+from shardgate_gateway.kube.client import open_api
+from shardgate_gateway.kube.kinds import annotations_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+
+    from shardgate import wire
+    from shardgate_gateway.cache.reader import FileSpan
+    from shardgate_gateway.etl.kubernetes.demand import Demands
+    from shardgate_gateway.etl.kubernetes.view import ClusterView
+    from shardgate_gateway.etl.options import TransformOptions
+    from shardgate_gateway.etl.registry import TransformRecord
+    from shardgate_gateway.kube.kinds import Object
+    from shardgate_gateway.settings import Settings
+    from shardgate_gateway.tokens import Tokens
+
+LOOK_SECONDS = 1.0
+"""Patience runs out without anything changing."""
+SYNC_SECONDS = 10.0
+"""For the first answer of the API server."""
+FAILURE_SECONDS = 5.0
+"""How long a failed start answers for others."""
+STALL_GRACE_SECONDS = 5.0
+"""As in the local runner: the runtime's own clock is the finer one."""
+
+
+class KubernetesRunner(Runner):
+    """Use `open_runner`."""
+
+    def __init__(
+        self, settings: Settings, view: ClusterView, fleet: Fleet, objects: Objects, policy: Policy, logs: PodLogs
+    ) -> None:
+        self._settings = settings
+        self._view = view
+        self._fleet = fleet
+        self._objects = objects
+        self._policy = policy
+        self._logs = logs
+        self._starts: dict[str, asyncio.Task[None]] = {}
+
+    def check(self, manifest: wire.Manifest, options: TransformOptions) -> None:
+        self._policy.check(manifest, options)
+
+    async def ensure(self, record: TransformRecord) -> None:
+        if not self._ready(record.id):
+            await self._started(record, by_hand=False)
+
+    async def start(self, record: TransformRecord) -> None:
+        await self._started(record, by_hand=True)
+
+    async def connect(self, record: TransformRecord, job: wire.Job, input: FileSpan | None) -> WorkerConnection:  # noqa: A002, ARG002 (pods read by URL)
+        dispatcher = self._fleet.dispatcher(record.id)
+        timeout = max(self._settings.etl.progress_timeout, record.manifest.sample_timeout) + STALL_GRACE_SECONDS
+        while True:
+            try:
+                return await dispatcher.connect(lambda place: open_job(place, job, timeout))
+            except NoPods:
+                with dispatcher.waiting():
+                    await self.ensure(record)
+
+    def demands(self) -> Demands:
+        """What readers of this process want."""
+        return self._fleet.demands()
+
+    async def status(self, id: str) -> RunnerStatus:  # noqa: A002
+        if not self._view.synced:
+            return RunnerStatus("pending", "the Kubernetes API has not answered yet", "is it up, and may we read it?")
+        return self._judge(id).status
+
+    async def stop(self, record: TransformRecord) -> None:
+        await self._synced()
+        while True:
+            deployment = self._view.deployment(record.id)
+            if deployment is None:  # it has to be there to be known as stopped
+                await self._objects.apply(record)
+            elif await self._objects.stop(deployment):
+                return
+            await self._view.wait_for_change(record.id, LOOK_SECONDS)
+
+    async def remove(self, id: str) -> None:  # noqa: A002
+        await self._objects.delete((await self._objects.manifests()).name(id))
+        self._fleet.forget(id)
+
+    async def logs(self, id: str, *, tail: int) -> str:  # noqa: A002
+        return await self._logs.tail(id, tail)
+
+    def follow(self, id: str, *, tail: int) -> AsyncGenerator[bytes]:  # noqa: A002
+        return self._logs.follow(id, tail)
+
+    async def aclose(self) -> None:
+        """Pods stay: they are the cluster's, and other gateways use them."""
+        for start in self._starts.values():
+            start.cancel()
+        await asyncio.gather(*self._starts.values(), return_exceptions=True)
+
+    def _ready(self, transform_id: str) -> bool:
+        slices = self._view.slices.group(names.transform_label(transform_id)).values()
+        return any(True for _ in ready_endpoints(slices, 1))
+
+    async def _started(self, record: TransformRecord, *, by_hand: bool) -> None:
+        """Concurrent callers share one start; one by hand begins its own, for it may do more."""
+        start = self._starts.get(record.id)
+        if start is None or by_hand:
+            start = asyncio.create_task(self._start(record, by_hand=by_hand))
+            self._starts[record.id] = start
+            start.add_done_callback(lambda done: self._forget(record.id, done))
+        await asyncio.shield(start)
+
+    def _forget(self, transform_id: str, start: asyncio.Task[None]) -> None:
+        if self._starts.get(transform_id) is start:
+            del self._starts[transform_id]
+        if not start.cancelled():
+            start.exception()  # whoever waited for it was told; nobody may have
+
+    async def _start(self, record: TransformRecord, *, by_hand: bool) -> None:
+        since = datetime.now(UTC)
+        applied = False
+        woken = ""
+        await self._synced()
+        while True:
+            deployment = self._view.deployment(record.id)
+            if not applied and (deployment is None or (by_hand and _outdated(deployment, record))):
+                await self._objects.apply(record)
+                applied = True
+            elif deployment is None or deployment["metadata"]["resourceVersion"] == woken:
+                pass  # the watch will tell
+            elif deployment["spec"]["replicas"] == 0:
+                self._raise_resting(deployment, since, by_hand=by_hand)
+                woken = deployment["metadata"]["resourceVersion"]
+                await self._objects.wake(deployment, self._policy.replicas(record.options)[0])
+            elif self._ready(record.id):
+                return
+            else:
+                await self._raise_hopeless(deployment, record.id)
+            await self._view.wait_for_change(record.id, LOOK_SECONDS)
+
+    def _raise_resting(self, deployment: Object, since: datetime, *, by_hand: bool) -> None:
+        """Refuse to wake what somebody stopped, or what failed a moment ago: eight readers share one failure."""
+        stopped = annotations_of(deployment).get(names.ANNOTATION_STOPPED)
+        status = self._judge(annotations_of(deployment)[names.ANNOTATION_ID]).status
+        if stopped and (not by_hand or datetime.fromisoformat(stopped) > since):
+            raise Conflict(f"transform {annotations_of(deployment)[names.ANNOTATION_ID]} was stopped", hint=status.hint)
+        failure = Failure.of(deployment)
+        if failure is None:
+            return
+        recent = (datetime.now(UTC) - failure.at).total_seconds() < FAILURE_SECONDS
+        if failure.at > since or (recent and not by_hand):
+            raise TransformStartError(failure.message, hint=failure.hint)
+
+    async def _raise_hopeless(self, deployment: Object, transform_id: str) -> None:
+        verdict = self._judge(transform_id)
+        if verdict.hopeless:
+            failure = Failure(verdict.status.message, verdict.status.hint)
+            await self._objects.park(deployment, failure)
+            raise TransformStartError(failure.message, hint=failure.hint)
+
+    def _judge(self, transform_id: str) -> Verdict:
+        patience = self._settings.kubernetes.patience_seconds
+        return judge(self._view.observe(transform_id), now=datetime.now(UTC), patience=patience)
+
+    async def _synced(self) -> None:
+        try:
+            async with asyncio.timeout(SYNC_SECONDS):
+                await self._view.wait_until_synced()
+        except TimeoutError:
+            raise KubernetesUnavailable(
+                "the Kubernetes API has not answered yet", hint="is it up, and is the gateway's Role complete?"
+            ) from None
+
+
+@asynccontextmanager
+async def open_runner(
+    settings: Settings,
+    tokens: Tokens,
+    records: Callable[[], Awaitable[list[TransformRecord]]],
+    demands: Callable[[], Awaitable[tuple[Demands, bool]]],
+) -> AsyncIterator[KubernetesRunner]:
+    """Watch the cluster, contend for the Lease, and take pods into use.
+
+    Args:
+        settings: All of them.
+        tokens: Signs the pods' tokens.
+        records: All registered transforms.
+        demands: What the readers of all gateways want, and whether all gateways said so.
+
+    Raises:
+        BadRequest: There is no way to the API server.
+    """
+    kubernetes, etl = settings.kubernetes, settings.etl
+    async with AsyncExitStack() as stack:
+        api = await stack.enter_async_context(open_api(kubernetes.kubeconfig, kubernetes.namespace))
+        view = await stack.enter_async_context(open_view(api, kubernetes.instance))
+        policy = Policy(kubernetes)
+        objects = Objects(api, settings, policy, tokens)
+        fleet = Fleet(
+            api,
+            view,
+            node=kubernetes.node,
+            max_waiting=etl.max_waiting,
+            idle_seconds=etl.idle_seconds,
+            calm_seconds=kubernetes.calm_seconds,
+        )
+        runner = KubernetesRunner(settings, view, fleet, objects, policy, PodLogs(api, view))
+        stack.push_async_callback(runner.aclose)
+        caretaker = Caretaker(view, objects, records, kubernetes.token_seconds)
+        scaler = Scaler(fleet.targets, demands, fleet.scale)
+        instance = names.instance_name(kubernetes.instance)
+        lease = Lease(api, instance, f"{socket.gethostname()}-{os.getpid()}", names.instance_labels(instance))
+        contending = asyncio.create_task(_contend(view, lease, caretaker, scaler), name="lease")
+        stack.push_async_callback(_end, contending)
+        yield runner
+
+
+async def _contend(view: ClusterView, lease: Lease, caretaker: Caretaker, scaler: Scaler) -> None:
+    """Nobody leads who does not know what there is."""
+
+    async def lead() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(caretaker.run())
+            tasks.create_task(scaler.run())
+
+    await view.wait_until_synced()
+    await lease.run(lead)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _outdated(deployment: Object, record: TransformRecord) -> bool:
+    return annotations_of(deployment).get(names.ANNOTATION_OPTIONS) != options_digest(record)
