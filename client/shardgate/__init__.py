@@ -36,7 +36,9 @@ from shardgate.errors import (
 )
 
 if TYPE_CHECKING:
+    from shardgate.container import ContainerTransform
     from shardgate.local_gateway import embedded
+    from shardgate.pipeline import Pipeline
     from shardgate.transform import BytesTransform, WDTransform
     from shardgate.viz import display_loader_images, display_shard_images
     from shardgate.wds_opener import install_opener
@@ -48,6 +50,7 @@ __all__ = [
     "CaptureError",
     "Client",
     "Conflict",
+    "ContainerTransform",
     "EmbeddedGatewayError",
     "GatewayError",
     "GatewayUnreachable",
@@ -56,6 +59,7 @@ __all__ = [
     "NotFound",
     "ObjectChanged",
     "ObjectInfo",
+    "Pipeline",
     "ShardgateError",
     "TemplateError",
     "TransferIncomplete",
@@ -71,6 +75,8 @@ __all__ = [
 
 _LAZY = {
     "BytesTransform": "shardgate.transform",
+    "ContainerTransform": "shardgate.container",
+    "Pipeline": "shardgate.pipeline",
     "WDTransform": "shardgate.transform",
     "display_loader_images": "shardgate.viz",
     "display_shard_images": "shardgate.viz",

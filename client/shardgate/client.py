@@ -252,10 +252,10 @@ class Client:
         command: Sequence[str] = (),
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
-        port: int = wire.Container.port,
-        health: str = wire.Container.health,
+        port: int = 8000,
+        health: str = "/health",
         method: wire.ContainerMethod = "put",
-        content_type: str = wire.Container.content_type,
+        content_type: str = "application/octet-stream",
         verbose: bool = False,
         **options: Any,
     ) -> ContainerTransform:
@@ -302,14 +302,14 @@ class Client:
         port: int | None = None,
         health: str | None = None,
         method: wire.ContainerMethod = "put",
-        content_type: str = wire.Container.content_type,
+        content_type: str = "application/octet-stream",
         verbose: bool = False,
         **options: Any,
     ) -> ContainerTransform:
         """Make a transform of a whole pod template, or a Pod, whose first container speaks HTTP.
 
-        Its `metadata.name` is the name, its first port and the path of a probe are where it listens and what tells that it
-        is ready, unless they are given here; the other arguments are those of `etl_from_image`.
+        Its `metadata.name` is the name, its first port and the path of a probe are where it listens and what tells that
+        it is ready, unless they are given here; the other arguments are those of `etl_from_image`.
 
         Raises:
             CaptureError: The template has no container.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from shardgate import wire
 from shardgate.capture import capture
+from shardgate.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
 
 class Transform:
-    """A transform that the gateway knows and whose workers are ready. Use `WDTransform` or `BytesTransform`.
+    """A transform that the gateway knows and whose workers are ready.
+
+    Use `WDTransform`, `BytesTransform`, `Client.etl_from_image` or `Client.etl_from_spec`; `a >> b` applies one after
+    the other.
 
     Attributes:
         uuid: The transform's id, for `object_url(..., transform_id=)`: its name and the digest of its code.
@@ -23,14 +27,12 @@ class Transform:
         manifest: What the gateway was told about it.
     """
 
-    kind: ClassVar[wire.Kind]
-
     def __init__(
-        self, client: Client, function: Callable[..., Any], verbose: bool, options: dict[str, str], **captured: Any
+        self, client: Client, manifest: wire.Manifest, package: bytes, verbose: bool, options: dict[str, str]
     ) -> None:
         self._client = client
-        self.manifest, package = capture(function, kind=self.kind, **captured)
-        self.name = self.manifest.name
+        self.manifest = manifest
+        self.name = manifest.name
         self.uuid = wire.transform_id(self.name, package)
         if verbose:
             print("Initializing ETL...")
@@ -41,6 +43,9 @@ class Transform:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.uuid!r})"
+
+    def __rshift__(self, other: Transform | Pipeline) -> Pipeline:
+        return Pipeline(self._client, (self.uuid,)) >> other
 
     def get(self, bucket: str | Bucket, object_name: str, **options: Any) -> bytes:
         """The transformed object, whole; takes the options of `Client.object_url`."""
@@ -59,7 +64,19 @@ class Transform:
         self._client.transforms.delete(self.uuid)
 
 
-class WDTransform(Transform):
+class FunctionTransform(Transform):
+    """A transform whose code is a function of this program's."""
+
+    kind: ClassVar[wire.Kind]
+
+    def __init__(
+        self, client: Client, function: Callable[..., Any], verbose: bool, options: dict[str, str], **captured: Any
+    ) -> None:
+        manifest, package = capture(function, kind=self.kind, **captured)
+        super().__init__(client, manifest, package, verbose, options)
+
+
+class WDTransform(FunctionTransform):
     """A function over the samples of WebDataset shards, that runs where the shards are.
 
     Args:
@@ -112,7 +129,7 @@ class WDTransform(Transform):
         )
 
 
-class BytesTransform(Transform):
+class BytesTransform(FunctionTransform):
     """A function from the bytes of an object to bytes; arguments and errors are those of `WDTransform`."""
 
     kind = "bytes"

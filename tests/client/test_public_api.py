@@ -12,15 +12,18 @@ import shardgate
 from shardgate import errors
 
 PUBLIC = """
-BadRequest Busy BytesTransform CaptureError Client Conflict EmbeddedGatewayError GatewayError GatewayUnreachable
-InvalidName MissingExtra NotFound ObjectChanged ObjectInfo ShardgateError TemplateError TransferIncomplete
-TransformFailed Unauthorized UpstreamFailed WDTransform display_loader_images display_shard_images embedded
-install_opener
+BadRequest Busy BytesTransform CaptureError Client Conflict ContainerTransform EmbeddedGatewayError GatewayError
+GatewayUnreachable InvalidName MissingExtra NotFound ObjectChanged ObjectInfo Pipeline ShardgateError TemplateError
+TransferIncomplete TransformFailed Unauthorized UpstreamFailed WDTransform display_loader_images display_shard_images
+embedded install_opener
 """
 SIGNATURES = {
     shardgate.Client: "endpoint token *timeout",
     shardgate.Client.object_url: "self bucket object_name *provider *transform_id *args *seed *epoch *archpath",
     shardgate.Client.expand_object_urls: "self bucket *template *provider *transform_id *args *seed *epoch *limit",
+    shardgate.Client.etl_from_image: "self image name *command *args *env *port *health *method *content_type *verbose"
+    " options",
+    shardgate.Client.etl_from_spec: "self spec name *port *health *method *content_type *verbose options",
     shardgate.WDTransform: "client transform_func transform_name wd_decoder verbose"
     " *on_error *sample_timeout *cache *workers *requirements",
     shardgate.BytesTransform: "client transform_func transform_name verbose *cache *workers *requirements",
