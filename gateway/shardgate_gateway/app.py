@@ -34,6 +34,8 @@ from shardgate_gateway.cluster.slices import SliceMembership
 from shardgate_gateway.errors import GatewayError, LocalStorageError
 from shardgate_gateway.etl.asked import Asked
 from shardgate_gateway.etl.kubernetes.demand import DemandBoard
+from shardgate_gateway.etl.kubernetes.gather import Gather
+from shardgate_gateway.etl.kubernetes.runner import open_runner
 from shardgate_gateway.etl.local.runner import LocalRunner
 from shardgate_gateway.etl.registry import Registry
 from shardgate_gateway.etl.relay import Relay
@@ -123,7 +125,10 @@ async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
         cache = Cache(settings.cache, settings.upstream)
         await cache.start()
         stack.push_async_callback(cache.aclose)
-        registry, runner = await _open_etl(settings, stack)
+        forwarder = await _open_cluster(settings, tokens, endpoint, stack)
+        board = DemandBoard(settings.state.dir / "demand", os.environ.get(WORKER_NUMBER, "0"))
+        demands = Gather(board, forwarder.peers if forwarder else None, Credentials(tokens, _name(settings)))
+        registry, runner = await _open_etl(settings, tokens, board, demands, stack)
         relay = Relay(
             runner,
             registry,
@@ -141,14 +146,16 @@ async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
             registry=registry,
             runner=runner,
             results=results,
-            name=settings.cluster.name or socket.gethostname(),
-            forwarder=await _open_cluster(settings, tokens, endpoint, stack),
-            demand=DemandBoard(settings.state.dir / "demand", os.environ.get(WORKER_NUMBER, "0")),
+            name=_name(settings),
+            forwarder=forwarder,
+            demand=board,
             max_connections=settings.serve.max_connections or _descriptors() // DESCRIPTORS_PER_CONNECTION,
         )
 
 
-async def _open_etl(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[Registry, Runner]:
+async def _open_etl(
+    settings: Settings, tokens: Tokens, board: DemandBoard, demands: Gather, stack: contextlib.AsyncExitStack
+) -> tuple[Registry, Runner]:
     state = settings.state
     try:
         state.dir.mkdir(parents=True, exist_ok=True)
@@ -162,9 +169,18 @@ async def _open_etl(settings: Settings, stack: contextlib.AsyncExitStack) -> tup
     where = state.packages or str(state.dir / "packages")
     packages = open_store("file://packages", BucketSettings(where=where), settings.upstream)
     stack.push_async_callback(packages.aclose)
-    runner = LocalRunner(settings.etl, state.dir, lambda id: registry.package(id))  # noqa: A006, PLW0108 (it is made below)
+    runner: Runner
+    if settings.etl.runner == "kubernetes":
+        runner = pods = await stack.enter_async_context(
+            open_runner(settings, tokens, lambda: registry.list(), demands)  # noqa: PLW0108 (it is made below)
+        )
+        publishing = asyncio.create_task(board.keep_publishing(pods.demands))
+        stack.push_async_callback(_end, publishing)
+    else:
+        runner = LocalRunner(settings.etl, state.dir, lambda id: registry.package(id))  # noqa: A006, PLW0108 (likewise)
     registry = Registry(database, packages, settings.etl, runner.check)
     stack.push_async_callback(registry.aclose)
+    registry.start()
     stack.push_async_callback(runner.aclose)
     return registry, runner
 
@@ -175,7 +191,7 @@ async def _open_cluster(
     cluster = settings.cluster
     if cluster.membership == "none":
         return None
-    name = cluster.name or socket.gethostname()
+    name = _name(settings)
     client = PeerClient(cluster.connect_timeout)
     membership: Membership
     if cluster.membership == "static":
@@ -192,6 +208,15 @@ async def _open_cluster(
     forwarder = Forwarder(peers, Credentials(tokens, name), upstream)
     stack.push_async_callback(forwarder.aclose)
     return forwarder
+
+
+def _name(settings: Settings) -> str:
+    return settings.cluster.name or socket.gethostname()
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _descriptors() -> int:
