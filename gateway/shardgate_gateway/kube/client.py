@@ -14,20 +14,19 @@ from __future__ import annotations
 import json
 import socket
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import aiohttp
-from kubernetes.aio import config
-from kubernetes.aio.client import ApiClient, Configuration
 
 from shardgate_gateway import metrics
-from shardgate_gateway.errors import BadRequest, KubernetesError, KubernetesUnavailable
+from shardgate_gateway.errors import KubernetesError, KubernetesUnavailable
 from shardgate_gateway.kube.kinds import Kind, Object, kind_of, name_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+
+    from kubernetes.aio.client import ApiClient
 
 FIELD_MANAGER = "shardgate"
 JSON = "application/json"
@@ -41,7 +40,6 @@ LINE_BYTES = 2 << 20
 PAGE = 500
 """Objects per answer of a list."""
 KEEPALIVE = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 3, socket.TCP_KEEPCNT: 3, socket.TCP_USER_TIMEOUT: 14_000}
-IN_CLUSTER_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 MOVED = 300
 NOT_FOUND = 404
 TOO_MANY = 429
@@ -161,13 +159,7 @@ class KubeApi:
         response: aiohttp.ClientResponse | None = None
         status = "none"
         try:
-            method, url, headers, body, _ = await self._client.param_serialize(
-                method,
-                path + (f"?{urlencode(query)}" if query else ""),
-                header_params={"Content-Type": content_type, "Accept": JSON},
-                body=body,
-                auth_settings=["BearerToken"],
-            )
+            url, headers, body = await self._request(method, path, query, body, content_type)
             answer = await self._client.call_api(method, url, headers, body, _request_timeout=limits)
             response = answer.response
             assert response is not None
@@ -175,7 +167,7 @@ class KubeApi:
             if response.status >= MOVED:
                 raise _refusal(method, path, response.status, await response.read())
             yield response
-        except (aiohttp.ClientError, TimeoutError, OSError, config.ConfigException) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise KubernetesUnavailable(
                 f"the Kubernetes API does not answer: {str(error) or type(error).__name__}",
                 hint="what runs goes on running; starting and scaling wait until it is back",
@@ -184,6 +176,20 @@ class KubeApi:
             metrics.KUBERNETES_CALLS.labels(method, _resource(path), status).inc()
             if response is not None:
                 response.release() if response.content.at_eof() else response.close()
+
+    async def _request(
+        self, method: str, path: str, query: Mapping[str, str], body: Object | None, content_type: str
+    ) -> tuple[str, dict[str, str], Object | None]:
+        """URL, headers and body as the official client makes them, with credentials that are renewed if need be."""
+        headers = {"Content-Type": content_type, "Accept": JSON}
+        target = path + (f"?{urlencode(query)}" if query else "")
+        try:
+            _, url, headers, body, _ = await self._client.param_serialize(
+                method, target, header_params=headers, body=body, auth_settings=["BearerToken"]
+            )
+        except Exception as error:  # an exec plugin, a token file: whatever renewing takes
+            raise KubernetesUnavailable(f"the credentials for the Kubernetes API can't be renewed: {error}") from error
+        return url, headers, body
 
 
 @asynccontextmanager
@@ -197,32 +203,16 @@ async def open_api(kubeconfig: str = "", namespace: str = "") -> AsyncIterator[K
     Raises:
         BadRequest: There are no usable credentials.
     """
-    configuration = Configuration()
-    try:
-        own = _load_own(configuration) if not kubeconfig else ""
-        if not own:
-            await config.load_kube_config(kubeconfig or None, client_configuration=configuration)
-            _, context = config.list_kube_config_contexts(kubeconfig or None)
-            own = context["context"].get("namespace", "default")
-    except (config.ConfigException, OSError) as error:
-        raise BadRequest(
-            f"no way to the Kubernetes API: {error}", hint="set kubernetes.kubeconfig, or run the gateway in a pod"
-        ) from error
-    async with ApiClient(configuration) as client:
+    from shardgate_gateway.kube.login import login  # noqa: PLC0415 (the official client takes a second to import)
+
+    client, own = await login(kubeconfig)
+    async with client:
         client.rest_client.pool_manager = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=client.rest_client.ssl_context, socket_factory=_kept_alive),
             trust_env=True,
             read_bufsize=LINE_BYTES,
         )
         yield KubeApi(client, namespace or own)
-
-
-def _load_own(configuration: Configuration) -> str:
-    """Take the service account of the pod that this runs in; returns its namespace, or "" outside of a pod."""
-    if not IN_CLUSTER_NAMESPACE.exists():
-        return ""
-    config.load_incluster_config(configuration)
-    return IN_CLUSTER_NAMESPACE.read_text().strip()
 
 
 def selectors(labels: str, fields: str) -> dict[str, str]:

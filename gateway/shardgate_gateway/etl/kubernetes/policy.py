@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from kubernetes.utils.quantity import parse_quantity
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
@@ -96,7 +95,7 @@ class Policy:
         """What one of its pods may use."""
         cpu = options.resources.cpu or self._settings.cpu
         memory = options.resources.memory or self._settings.memory
-        return Limits(cpu, memory, options.resources.gpus, float(parse_quantity(cpu)))
+        return Limits(cpu, memory, options.resources.gpus, float(_quantity(cpu)))
 
     def requested_cpu(self, options: TransformOptions) -> str:
         """What of its CPU limit a pod reserves."""
@@ -144,6 +143,8 @@ class Policy:
 
 
 def _quantity(text: str) -> Decimal:
+    from kubernetes.utils.quantity import parse_quantity  # noqa: PLC0415 (its package takes a second to import)
+
     value: Decimal = parse_quantity(text)
     return value
 
