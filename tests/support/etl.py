@@ -41,6 +41,7 @@ class Etl:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.bucket = LocalFolder(self.folder / "bucket", label="gcp://shards")
         self.database = Database(f"sqlite:///{self.folder / 'state' / 'shardgate.db'}")
+        self.database.prepare()
         packages = LocalFolder(self.folder / "state", label="packages")
         self.cache = Cache(CacheSettings(dir=self.folder / "cache", capacity_bytes=1 << 30), UpstreamSettings())
         self.runner = LocalRunner(self.settings, self.folder / "state", self._package)

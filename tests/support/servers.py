@@ -5,7 +5,8 @@ port of 127.0.0.1 with a folder that the caller gives, waits until it accepts co
 The kernel kills it when the test process dies, whatever the reason. `python tests/support/servers.py install` installs
 everything beforehand.
 
-The fault-injecting HTTP server is `servers_faulty.FaultyOrigin`, the bad network `servers_toxiproxy.start_toxiproxy`.
+The fault-injecting HTTP server is `servers_faulty.FaultyOrigin`, the bad network `servers_toxiproxy.start_toxiproxy`,
+the database `servers_postgres.start_postgres`.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 TOOLS = Path(os.environ.get("SHARDGATE_TOOLS", "~/.cache/shardgate/tools")).expanduser()
+LIBRARIES = Path("/usr/lib")
+"""Where Debian keeps programs of which there may be several versions."""
 INSTALL_SECONDS = 900
 """A cold Go build of the largest of them takes two minutes on a small machine."""
 
@@ -33,7 +35,7 @@ class ToolMissingError(Exception):
 
 @dataclass(frozen=True)
 class Tool:
-    """One program: its name, where in the tool cache it lies, and what installs it there."""
+    """One program: its name, where in the tool cache or below `/usr/lib` it lies, and what installs it there."""
 
     name: str
     place: str
@@ -43,8 +45,8 @@ class Tool:
     def find(self) -> Path | None:
         if found := shutil.which(self.name):
             return Path(found)
-        kept = TOOLS / self.place
-        return kept if kept.exists() else None
+        kept = (found for root in (TOOLS, LIBRARIES) for found in sorted(root.glob(self.place), reverse=True))
+        return next(kept, None)
 
 
 def _run(*command: str, **environment: str) -> None:
@@ -92,6 +94,7 @@ CATALOGUE = {
         Tool("helm-docs", "helm-docs", _go, "github.com/norwoodj/helm-docs/cmd/helm-docs@v1.14.2"),
         Tool("azurite-blob", "npm/node_modules/.bin/azurite-blob", _npm, "azurite@3.35.0"),
         Tool("nginx", "nginx", _apt, "nginx-light"),
+        Tool("postgres", "postgresql/*/bin/postgres", _apt, "postgresql"),
         Tool("wrk", "wrk", _apt, "wrk"),
         Tool("curl", "curl", _apt, "curl"),
     )

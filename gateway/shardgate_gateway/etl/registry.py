@@ -7,23 +7,30 @@ keep working. The gateway reads the manifest (plain msgpack) and stores the rest
 Rows are in the database, packages in a store. Every row names an object of its own (`packages/<id>/<random>`), which is
 written before the row and deleted after it. So whatever is killed at whatever moment, and however registrations and
 deletions of one id interleave in several gateways, a row always has its package. A crash in between can leave an
-object without a row; it costs its bytes and nothing else.
+object without a row; `start` has such orphans removed, once they are older than any registration takes.
+
+While the database is away, transforms that were asked for before are still known: a name goes on to mean what it meant
+last.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
+import logging
+import random
 import re
 import secrets
 import time
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, get_args
 
 from sqlalchemy import delete, select
 
 from shardgate import wire
-from shardgate_gateway.errors import NotFound, PackageInvalid, UpstreamCorrupt
+from shardgate_gateway.errors import GatewayError, LocalStorageError, NotFound, PackageInvalid, UpstreamCorrupt
 from shardgate_gateway.etl.container.check import check_container
 from shardgate_gateway.etl.options import TransformOptions
 from shardgate_gateway.etl.stats import Outcome, StatsBook, TransformStats
@@ -36,11 +43,16 @@ if TYPE_CHECKING:
 
     from shardgate_gateway.settings import EtlSettings
     from shardgate_gateway.state.database import Database
-    from shardgate_gateway.stores.base import Store
+    from shardgate_gateway.stores.base import ObjectMeta, Store
 
 LOOKUP_SECONDS = 1.0
 """How long a process may go on with a name's old meaning after another process moved it."""
 LOOKUPS = 4096
+PREFIX = "packages/"
+ORPHAN_SECONDS = 3600.0
+SWEEP_SECONDS = 3600.0
+log = logging.getLogger(__name__)
+
 _NAME = re.compile(wire.NAME_PATTERN)
 _PYTHON = re.compile(r"\d+\.\d+")
 _ON_ERROR = ("fail", "skip", "warn")
@@ -48,7 +60,13 @@ _ON_ERROR = ("fail", "skip", "warn")
 
 @dataclass(frozen=True, slots=True)
 class TransformRecord:
-    """A registered transform. `digest` is the SHA-256 of its package, `package_bytes` the package's size."""
+    """A registered transform.
+
+    Attributes:
+        digest: SHA-256 of its package.
+        package_bytes: Size of its package.
+        created_by: Whose token registered it first; "" where nobody knows.
+    """
 
     id: str
     name: str
@@ -57,6 +75,7 @@ class TransformRecord:
     options: TransformOptions
     package_bytes: int
     created_at: datetime
+    created_by: str = ""
 
 
 class Registry:
@@ -82,8 +101,13 @@ class Registry:
         self._check = check
         self._lookups: dict[str, tuple[TransformRecord, float]] = {}
         self._stats = StatsBook(database)
+        self._sweeper: asyncio.Task[None] | None = None
 
-    async def register(self, package: bytes, options: TransformOptions) -> TransformRecord:
+    def start(self) -> None:
+        """Begin to look for orphans now and then."""
+        self._sweeper = asyncio.create_task(self._sweep_now_and_then())
+
+    async def register(self, package: bytes, options: TransformOptions, *, created_by: str = "") -> TransformRecord:
         """Store a package, point its name at it, and set its options. Idempotent.
 
         Raises:
@@ -101,11 +125,12 @@ class Registry:
             options=options.model_dump(mode="json"),
             package_bytes=len(package),
             created_at=datetime.now(UTC),
+            created_by=created_by,
         )
         self._lookups.clear()
         known = await self._database.write(lambda session: _update(session, row))
         if known is None:
-            row.package_key = f"packages/{row.id}/{secrets.token_hex(8)}"
+            row.package_key = f"{PREFIX}{row.id}/{secrets.token_hex(8)}"
             await self._packages.put(row.package_key, _once(package), size=len(package))
             known = await self._database.write(lambda session: _insert(session, row))
             if known.package_key != row.package_key:  # another gateway registered the same package meanwhile
@@ -120,13 +145,24 @@ class Registry:
             NotFound: There is none.
         """
         now = time.monotonic()
-        record, until = self._lookups.get(name_or_id, (None, 0.0))
-        if record is None or now >= until:
-            row = await self._database.read(lambda session: _find(session, name_or_id))
-            if len(self._lookups) >= LOOKUPS:
-                self._lookups.clear()
-            record = _record(row)
-            self._lookups[name_or_id] = record, now + LOOKUP_SECONDS
+        known, until = self._lookups.get(name_or_id, (None, 0.0))
+        if known is not None and now < until:
+            return known
+        if known is not None:  # while one asks the database, which may take long, the others go on with this
+            self._lookups[name_or_id] = known, now + LOOKUP_SECONDS
+        try:
+            record = _record(await self._database.read(lambda session: _find(session, name_or_id)))
+        except NotFound:
+            self._lookups.pop(name_or_id, None)
+            raise
+        except LocalStorageError as error:
+            if known is None:
+                raise
+            log.warning("%s goes on to mean %s: %s", name_or_id, known.id, error)
+            return known
+        if len(self._lookups) >= LOOKUPS:
+            self._lookups.clear()
+        self._lookups[name_or_id] = record, now + LOOKUP_SECONDS
         return record
 
     async def list(self) -> list[TransformRecord]:
@@ -169,7 +205,46 @@ class Registry:
         """Add one job. Written together with others a moment later: a crash loses at most the last second's."""
         self._stats.add(id, stats, outcome)
 
+    async def sweep(self) -> int:
+        """Remove packages that no row names, and that are too old to belong to a registration; how many there were.
+
+        Packages are listed before rows are read: a row that comes later names a package that is newer than those.
+        """
+        until = datetime.now(UTC) - timedelta(seconds=ORPHAN_SECONDS)
+        old = [meta.key async for meta in self._stored() if meta.last_modified and meta.last_modified < until]
+        if not old:
+            return 0
+        named = select(TransformRow.package_key)
+        orphans = set(old).difference(await self._database.read(lambda session: session.scalars(named).all()))
+        for key in orphans:
+            with contextlib.suppress(NotFound):  # another gateway sweeps, too
+                await self._packages.delete(key)
+        return len(orphans)
+
+    async def _stored(self) -> AsyncIterator[ObjectMeta]:
+        token = None
+        while True:
+            page = await self._packages.list(PREFIX, token=token)
+            for meta in page.objects:
+                yield meta
+            token = page.token
+            if token is None:
+                return
+
+    async def _sweep_now_and_then(self) -> None:
+        """Of many gateways that were started together, each at another time."""
+        while True:
+            await asyncio.sleep(random.uniform(0.5, 1.5) * SWEEP_SECONDS)  # noqa: S311 (spreads load)
+            try:
+                if count := await self.sweep():
+                    log.info("removed %d packages that belong to no transform", count)
+            except GatewayError as error:
+                log.warning("can't look for packages that belong to no transform: %s", error)
+
     async def aclose(self) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.gather(self._sweeper, return_exceptions=True)
         await self._stats.aclose()
 
     def _validate(self, package: bytes, options: TransformOptions) -> wire.Manifest:
@@ -265,4 +340,5 @@ def _record(row: TransformRow) -> TransformRecord:
         options=TransformOptions.model_validate(row.options),
         package_bytes=row.package_bytes,
         created_at=row.created_at if row.created_at.tzinfo else row.created_at.replace(tzinfo=UTC),
+        created_by=row.created_by,
     )

@@ -114,7 +114,7 @@ class StatsBook:
 
 
 def _add_all(session: Session, pending: dict[str, TransformStats]) -> None:
-    for transform_id, stats in pending.items():
+    for transform_id, stats in sorted(pending.items()):  # in one order, so that gateways never wait for each other
         if session.get(TransformRow, transform_id) is None:
             continue  # deleted while its last job ran
         if session.get(StatsRow, transform_id) is None:

@@ -27,7 +27,7 @@ async def register(service: Service, call: Call) -> web.StreamResponse:
     options = TransformOptions.parse(parameters(call.query, _OPTIONS))
     package = await Upload(call, service.settings.etl.package_bytes).read()
     known = {record.id for record in await service.registry.list()}
-    record = await service.registry.register(package, options)
+    record = await service.registry.register(package, options, created_by=call.grant.subject)
     status = HTTPStatus.OK if record.id in known else HTTPStatus.CREATED
     return web.json_response(await _describe(service, record), status=status)
 
@@ -90,6 +90,7 @@ async def _describe(service: Service, record: TransformRecord) -> dict[str, Any]
         "options": record.options.model_dump(mode="json"),
         "package_bytes": record.package_bytes,
         "created_at": record.created_at.isoformat(),
+        "created_by": record.created_by,
         **asdict(status),
         "since": status.since.isoformat() if status.since else None,
     }

@@ -1,7 +1,8 @@
-"""The tables of the gateway's database.
+"""The tables of the gateway's database, as the newest migration leaves them.
 
-Bodies are not here: a transform's package is an object in a store, and its row names that object. `schema` has one row,
-the version of this layout; a database that a newer gateway wrote is refused rather than guessed at.
+A new database is made from here at once; an older one gets here by the steps in `migrations/`, and a test shows that
+both end the same. A new column needs a default, because gateways of the version before go on writing while the first
+of the new version comes up.
 """
 
 from __future__ import annotations
@@ -9,14 +10,28 @@ from __future__ import annotations
 from datetime import datetime  # noqa: TC003 (SQLAlchemy reads the annotations)
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, String
+from sqlalchemy import JSON, BigInteger, DateTime, Float, ForeignKey, LargeBinary, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 1
+REVISION = "0003"
+"""The newest migration."""
+SCHEMA_VERSION = 2
+"""In `schema`, where gateways from before the migrations look: they know 1, and refuse all others."""
+
+Key = String(1024).with_variant(String(1024, collation="C"), "postgresql")
+"""Compared and sorted by bytes, as keys of buckets are."""
 
 
 class Base(DeclarativeBase):
     """All tables hang here."""
+
+
+class Revision(Base):
+    """The migration that this database is at; alembic's own table."""
+
+    __tablename__ = "alembic_version"
+
+    version_num: Mapped[str] = mapped_column(String(32), primary_key=True)
 
 
 class Schema(Base):
@@ -39,6 +54,7 @@ class TransformRow(Base):
     package_key: Mapped[str] = mapped_column(String(160))
     package_bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    created_by: Mapped[str] = mapped_column(String(255), server_default="")
 
 
 class AliasRow(Base):
@@ -62,12 +78,35 @@ class StatsRow(Base):
     samples_skipped: Mapped[int] = mapped_column(BigInteger, default=0)
     bytes_in: Mapped[int] = mapped_column(BigInteger, default=0)
     bytes_out: Mapped[int] = mapped_column(BigInteger, default=0)
-    fetch_seconds: Mapped[float] = mapped_column(default=0.0)
-    decode_seconds: Mapped[float] = mapped_column(default=0.0)
-    function_seconds: Mapped[float] = mapped_column(default=0.0)
-    encode_seconds: Mapped[float] = mapped_column(default=0.0)
+    fetch_seconds: Mapped[float] = mapped_column(Float, default=0.0)
+    decode_seconds: Mapped[float] = mapped_column(Float, default=0.0)
+    function_seconds: Mapped[float] = mapped_column(Float, default=0.0)
+    encode_seconds: Mapped[float] = mapped_column(Float, default=0.0)
     completed: Mapped[int] = mapped_column(BigInteger, default=0)
     failed: Mapped[int] = mapped_column(BigInteger, default=0)
     abandoned: Mapped[int] = mapped_column(BigInteger, default=0)
     released: Mapped[int] = mapped_column(BigInteger, default=0)
     lost: Mapped[int] = mapped_column(BigInteger, default=0)
+
+
+class PayloadRow(Base):
+    """What is stored under a key; see `payloads.py`."""
+
+    __tablename__ = "payloads"
+
+    key: Mapped[str] = mapped_column(Key, primary_key=True)
+    version: Mapped[str] = mapped_column(String(32))
+    size: Mapped[int] = mapped_column(BigInteger)
+    content_type: Mapped[str | None] = mapped_column(String(255))
+    stored_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+
+
+class ChunkRow(Base):
+    """A stretch of the bytes of one version."""
+
+    __tablename__ = "payload_chunks"
+
+    version: Mapped[str] = mapped_column(String(32), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+    written_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))

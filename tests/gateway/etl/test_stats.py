@@ -39,6 +39,7 @@ def a_row(session: Session) -> None:
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
     database = Database(f"sqlite:///{tmp_path}/db")
+    database.prepare()
     await database.write(a_row)
     yield database
     await database.aclose()
