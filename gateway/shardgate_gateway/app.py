@@ -133,7 +133,7 @@ async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
             runner,
             registry,
             settings.etl,
-            endpoint=settings.serve.public_url or endpoint,
+            endpoint=settings.cluster.url or settings.serve.public_url or endpoint,
             sign=lambda scopes: tokens.mint("etl", scopes, seconds=JOB_SECONDS),
         )
         results = Results(cache, relay, settings.etl, Asked(settings.cache.dir / "asked"))
