@@ -4,17 +4,23 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test lint fast format bench servers images images-torch chart clean
+.PHONY: demo test test-cluster cluster-up lint fast format bench servers images images-torch chart clean
 
 demo: $(VENV)/.installed          ## the main job, end to end, on real photographs, with no cluster
 	$(BIN)/shardgate demo
 
 test: $(VENV)/.installed servers  ## everything: style, types, layers, every test with real stores
 	$(MAKE) --no-print-directory lint
-	$(PYTEST) -n 2 --dist loadgroup
+	$(PYTEST) -n 2 --dist loadgroup -m "not cluster"
 
 fast: $(VENV)/.installed          ## the tests that take seconds
-	$(PYTEST) -m "not slow and not servers" -n 2 --dist loadgroup
+	$(PYTEST) -m "not slow and not servers and not cluster" -n 2 --dist loadgroup
+
+cluster-up:                       ## a Kubernetes of two nodes on this machine; `tests/cluster/k8s/cluster down` ends it
+	tests/cluster/k8s/cluster up 2
+
+test-cluster: $(VENV)/.installed  ## the tests on a real cluster, which is started if there is none
+	SHARDGATE_REQUIRE_CLUSTER=1 $(PYTEST) -m cluster tests/cluster
 
 lint: $(VENV)/.installed          ## format, lint, types, layers
 	$(BIN)/ruff format --check .
