@@ -128,11 +128,12 @@ class ContainerConnection(WorkerConnection):
         if self._container.method == "get":
             if job.token:
                 headers[hdrs.AUTHORIZATION] = f"Bearer {job.token}"
-            return await self._session.get(self._target(url=job.url), headers=headers)
+            return await self._session.get(self._target(url=job.url), headers=headers, allow_redirects=False)
         body = self._body = await open_source(self._session, job, self._input)
         if body.size is not None:
             headers[hdrs.CONTENT_LENGTH] = str(body.size)
-        return await self._session.put(self._target(), data=self._upload(body), headers=headers)
+        data = self._upload(body)
+        return await self._session.put(self._target(), data=data, headers=headers, allow_redirects=False)
 
     def _target(self, **query: str) -> str:
         if self._job.args:
