@@ -54,7 +54,7 @@ def parse_options(arguments: list[str]) -> Options:
     add("--stall-seconds", type=float, default=0, help="limit for one sample of a transform that has none; 0 is none")
     add("--drain-seconds", type=float, default=Options.drain_seconds, help="after SIGTERM, for running jobs to end")
     add("--status-port", type=int, help="port of /healthz, /readyz, /status and /metrics; 0 takes a free one")
-    add("--termination-log", type=Path, default=_termination_log(), help="file for the reason of a failed start")
+    add("--termination-log", type=Path, default=termination_log(), help="file for the reason of a failed start")
     add("--parent", type=int, default=0, help="pid of the process that starts this one, if it may die meanwhile")
     add("--stay", action="store_true", help="live on when the parent process dies")
     given = vars(parser.parse_args(arguments))
@@ -64,5 +64,6 @@ def parse_options(arguments: list[str]) -> Options:
     return Options(**given)
 
 
-def _termination_log() -> Path | None:
+def termination_log() -> Path | None:
+    """The container's, where it is in one."""
     return TERMINATION_LOG if TERMINATION_LOG.exists() else None

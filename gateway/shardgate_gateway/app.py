@@ -33,6 +33,7 @@ from shardgate_gateway.cluster.peers import Peers
 from shardgate_gateway.cluster.slices import SliceMembership
 from shardgate_gateway.errors import GatewayError, LocalStorageError
 from shardgate_gateway.etl.asked import Asked
+from shardgate_gateway.etl.environments import Environments
 from shardgate_gateway.etl.kubernetes.demand import DemandBoard
 from shardgate_gateway.etl.kubernetes.gather import Gather
 from shardgate_gateway.etl.kubernetes.runner import open_runner
@@ -128,7 +129,7 @@ async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
         forwarder = await _open_cluster(settings, tokens, endpoint, stack)
         board = DemandBoard(settings.state.dir / "demand", os.environ.get(WORKER_NUMBER, "0"))
         demands = Gather(board, forwarder.peers if forwarder else None, Credentials(tokens, _name(settings)))
-        registry, runner = await _open_etl(settings, tokens, board, demands, stack)
+        registry, environments, runner = await _open_etl(settings, tokens, board, demands, stack)
         relay = Relay(
             runner,
             registry,
@@ -144,6 +145,7 @@ async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
             buckets=Buckets(buckets),
             cache=cache,
             registry=registry,
+            environments=environments,
             runner=runner,
             results=results,
             name=_name(settings),
@@ -155,7 +157,7 @@ async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
 
 async def _open_etl(
     settings: Settings, tokens: Tokens, board: DemandBoard, demands: Gather, stack: contextlib.AsyncExitStack
-) -> tuple[Registry, Runner]:
+) -> tuple[Registry, Environments, Runner]:
     state = settings.state
     try:
         state.dir.mkdir(parents=True, exist_ok=True)
@@ -169,10 +171,11 @@ async def _open_etl(
     where = state.packages or str(state.dir / "packages")
     packages = open_store("file://packages", BucketSettings(where=where), settings.upstream)
     stack.push_async_callback(packages.aclose)
+    environments = Environments(packages)
     runner: Runner
     if settings.etl.runner == "kubernetes":
         runner = pods = await stack.enter_async_context(
-            open_runner(settings, tokens, lambda: registry.list(), demands)  # noqa: PLW0108 (it is made below)
+            open_runner(settings, tokens, environments, lambda: registry.list(), demands)  # noqa: PLW0108 (it is made below)
         )
         publishing = asyncio.create_task(board.keep_publishing(pods.demands))
         stack.push_async_callback(_end, publishing)
@@ -182,7 +185,7 @@ async def _open_etl(
     stack.push_async_callback(registry.aclose)
     registry.start()
     stack.push_async_callback(runner.aclose)
-    return registry, runner
+    return registry, environments, runner
 
 
 async def _open_cluster(

@@ -212,6 +212,9 @@ class EtlSettings(Group):
     )
     args_bytes: int = Field(4096, ge=0, description="Bytes of the `args` that a request may hand to its transform.")
     package_bytes: int = Field(512 * MIB, ge=1, description="Bytes of the largest transform package accepted.")
+    environment_bytes: int = Field(
+        8192 * MIB, ge=1, description="Bytes of the largest archive of installed requirements accepted."
+    )
     small_result_bytes: int = Field(
         16 * MIB, ge=0, description='Under `cache="auto"`, results up to this many bytes are kept at the first request.'
     )
@@ -290,6 +293,14 @@ class KubernetesSettings(Group):
         "IfNotPresent", description="When nodes pull an image."
     )
     pull_secrets: tuple[str, ...] = Field((), description="Secrets with credentials for the image registry.")
+    pip_options: tuple[str, ...] = Field(
+        (),
+        description="Options for pip where requirements are installed that an image lacks, like "
+        "`--index-url=https://pypi.example/simple`. Empty takes PyPI.",
+    )
+    environment_seconds: float = Field(
+        900, ge=60, description="Seconds that installing the requirements of a transform may take."
+    )
 
 
 class ClusterSettings(Group):

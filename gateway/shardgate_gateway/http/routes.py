@@ -16,7 +16,7 @@ from aiohttp import hdrs, web
 from shardgate import wire
 from shardgate_gateway import metrics
 from shardgate_gateway.errors import Busy, NotFound
-from shardgate_gateway.http import buckets, cache_admin, cluster_view, health, objects, transforms
+from shardgate_gateway.http import buckets, cache_admin, cluster_view, environments, health, objects, transforms
 from shardgate_gateway.http.auth import authenticate
 from shardgate_gateway.http.body import Sent
 from shardgate_gateway.http.call import Call
@@ -100,7 +100,16 @@ ROUTES = (
         DELETE=transforms.delete,
     ),
     _route("start", "/v1/transforms/([^/]+)/start", needs=USE, POST=transforms.start),
+    _route("stop", "/v1/transforms/([^/]+)/stop", needs=USE, POST=transforms.stop),
     _route("package", "/v1/transforms/([^/]+)/package", needs=BY_RESOURCE, GET=transforms.package),
+    _route(
+        "environment",
+        "/v1/environments/([0-9a-f]{64})",
+        needs=BY_RESOURCE,
+        GET=environments.get,
+        HEAD=environments.head_of,
+        PUT=environments.put,
+    ),
     _route("logs", "/v1/transforms/([^/]+)/logs", needs=USE, GET=transforms.logs),
     _route("stats", "/v1/transforms/([^/]+)/stats", needs=USE, GET=transforms.stats),
     _route("cache", "/v1/cache/?", needs=ANY_TOKEN, GET=cache_admin.stat),

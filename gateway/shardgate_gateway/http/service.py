@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from shardgate_gateway.cache.cache import Cache
+    from shardgate_gateway.etl.environments import Environments
     from shardgate_gateway.etl.kubernetes.demand import DemandBoard
     from shardgate_gateway.etl.registry import Registry
     from shardgate_gateway.etl.results import Results
@@ -96,6 +97,7 @@ class Service:
     buckets: Buckets
     cache: Cache
     registry: Registry
+    environments: Environments
     runner: Runner
     results: Results
     name: str

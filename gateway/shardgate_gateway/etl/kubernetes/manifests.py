@@ -31,7 +31,6 @@ RUNTIME = "etl"
 TOKEN_FOLDER = "/var/run/shardgate/token"  # noqa: S105 (a folder)
 RUN_FOLDER = "/var/run/shardgate/run"
 TERMINATION_LOG = "/dev/termination-log"
-NOBODY = 65532
 STARTUP_PERIOD = 1
 READINESS_PERIOD = 5
 LIVENESS_PERIOD = 10
@@ -49,6 +48,7 @@ ROLE_RULES: list[dict[str, list[str]]] = [
     {"apiGroups": [""], "resources": ["services", "secrets"], "verbs": ["create", "patch", "delete"]},
     {"apiGroups": [""], "resources": ["pods", "events"], "verbs": ["get", "list", "watch"]},
     {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
+    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "list", "watch", "create", "delete"]},
     {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
     {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["get", "list", "watch"]},
 ]
@@ -185,9 +185,9 @@ class Manifests:
             "restartPolicy": "Always",
             "securityContext": {
                 "runAsNonRoot": True,
-                "runAsUser": NOBODY,
-                "runAsGroup": NOBODY,
-                "fsGroup": NOBODY,
+                "runAsUser": names.NOBODY,
+                "runAsGroup": names.NOBODY,
+                "fsGroup": names.NOBODY,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "terminationGracePeriodSeconds": settings.grace_seconds,
@@ -234,6 +234,9 @@ class Manifests:
             "stall-seconds": f"{self._etl.progress_timeout:g}",
             "drain-seconds": max(1, self._settings.grace_seconds - DRAIN_MARGIN_SECONDS),
         }
+        environment = self._policy.environment(record.manifest, record.options)
+        if environment is not None:
+            flags["environment-url"] = f"{self._gateway_url}/v1/environments/{environment.digest}"
         mounts = {"tmp": "/tmp", "run": RUN_FOLDER}  # noqa: S108 (a volume)
         container: Object = {
             "name": RUNTIME,

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 
+NOBODY = 65532
+"""User and group of every pod."""
 MAX_LABEL = 63
 MAX_OBJECT = 46
 """With `-5d4f8c9b7c-x2x4z` behind it, still a label."""

@@ -66,7 +66,9 @@ class Objects:
 
     async def renew_token(self, record: TransformRecord) -> None:
         seconds = self._settings.kubernetes.token_seconds
-        token = self._tokens.mint(f"pods of {record.id}", [f"package:{record.id}"], seconds=seconds)
+        environment = self._policy.environment(record.manifest, record.options)
+        scopes = [f"package:{record.id}", *([f"environment:{environment.digest}"] if environment else [])]
+        token = self._tokens.mint(f"pods of {record.id}", scopes, seconds=seconds)
         await self._api.apply((await self.manifests()).secret(record.id, token))
 
     async def wake(self, deployment: Object, replicas: int) -> bool:

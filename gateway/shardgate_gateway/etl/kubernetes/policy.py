@@ -15,12 +15,14 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from shardgate_gateway.errors import Forbidden, PackageInvalid
+from shardgate_gateway.etl.kubernetes.environment import needed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from decimal import Decimal
 
     from shardgate import wire
+    from shardgate_gateway.etl.kubernetes.environment import Environment
     from shardgate_gateway.etl.options import TransformOptions
     from shardgate_gateway.settings import KubernetesSettings, RuntimeImage
 
@@ -90,6 +92,14 @@ class Policy:
             )
         wanted = _distributions(manifest.requirements)
         return min(fitting, key=lambda image: _misfit(image, wanted)).image
+
+    def environment(self, manifest: wire.Manifest, options: TransformOptions) -> Environment | None:
+        """What its pods need beside what is in their image."""
+        if manifest.container is not None:
+            return None
+        named = self.image(manifest, options)
+        provides = next((image.provides for image in self._settings.images if image.image == named), ())
+        return needed(manifest.requirements, named, manifest.python, provides)
 
     def limits(self, options: TransformOptions) -> Limits:
         """What one of its pods may use."""

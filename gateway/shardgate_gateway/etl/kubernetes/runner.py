@@ -26,6 +26,7 @@ from shardgate_gateway.etl.kubernetes import names
 from shardgate_gateway.etl.kubernetes.clean import Caretaker
 from shardgate_gateway.etl.kubernetes.connect import open_job
 from shardgate_gateway.etl.kubernetes.dispatch import NoPods
+from shardgate_gateway.etl.kubernetes.environment import EnvironmentBuilder
 from shardgate_gateway.etl.kubernetes.fleet import Fleet
 from shardgate_gateway.etl.kubernetes.lease import Lease
 from shardgate_gateway.etl.kubernetes.logs import PodLogs
@@ -45,7 +46,9 @@ if TYPE_CHECKING:
 
     from shardgate import wire
     from shardgate_gateway.cache.reader import FileSpan
+    from shardgate_gateway.etl.environments import Environments
     from shardgate_gateway.etl.kubernetes.demand import Demands
+    from shardgate_gateway.etl.kubernetes.environment import Environment
     from shardgate_gateway.etl.kubernetes.view import ClusterView
     from shardgate_gateway.etl.options import TransformOptions
     from shardgate_gateway.etl.registry import TransformRecord
@@ -67,15 +70,24 @@ class KubernetesRunner(Runner):
     """Use `open_runner`."""
 
     def __init__(
-        self, settings: Settings, view: ClusterView, fleet: Fleet, objects: Objects, policy: Policy, logs: PodLogs
+        self,
+        settings: Settings,
+        view: ClusterView,
+        fleet: Fleet,
+        objects: Objects,
+        environments: EnvironmentBuilder,
+        policy: Policy,
+        logs: PodLogs,
     ) -> None:
         self._settings = settings
         self._view = view
         self._fleet = fleet
         self._objects = objects
+        self._environments = environments
         self._policy = policy
         self._logs = logs
         self._starts: dict[str, asyncio.Task[None]] = {}
+        self._installing: dict[str, Environment] = {}
 
     def check(self, manifest: wire.Manifest, options: TransformOptions) -> None:
         self._policy.check(manifest, options)
@@ -104,6 +116,9 @@ class KubernetesRunner(Runner):
     async def status(self, id: str) -> RunnerStatus:  # noqa: A002
         if not self._view.synced:
             return RunnerStatus("pending", "the Kubernetes API has not answered yet", "is it up, and may we read it?")
+        if id in self._installing:
+            names_of_it = ", ".join(self._installing[id].requirements)
+            return RunnerStatus("starting", f"{names_of_it} is being installed for it, once", "a Job does it")
         return self._judge(id).status
 
     async def stop(self, record: TransformRecord) -> None:
@@ -156,6 +171,7 @@ class KubernetesRunner(Runner):
         applied = False
         woken = ""
         await self._synced()
+        await self._install(record)
         while True:
             deployment = self._view.deployment(record.id)
             if not applied and (deployment is None or (by_hand and _outdated(deployment, record))):
@@ -172,6 +188,17 @@ class KubernetesRunner(Runner):
             else:
                 await self._raise_hopeless(deployment, record.id)
             await self._view.wait_for_change(record.id, LOOK_SECONDS)
+
+    async def _install(self, record: TransformRecord) -> None:
+        """See that what its image lacks is there, before there are pods that want it."""
+        environment = self._policy.environment(record.manifest, record.options)
+        if environment is None:
+            return
+        self._installing[record.id] = environment
+        try:
+            await self._environments.ensure(environment)
+        finally:
+            self._installing.pop(record.id, None)
 
     def _raise_resting(self, deployment: Object, since: datetime, *, by_hand: bool) -> None:
         """Refuse to wake what somebody stopped, or what failed a moment ago: eight readers share one failure."""
@@ -211,6 +238,7 @@ class KubernetesRunner(Runner):
 async def open_runner(
     settings: Settings,
     tokens: Tokens,
+    environments: Environments,
     records: Callable[[], Awaitable[list[TransformRecord]]],
     demands: Callable[[], Awaitable[tuple[Demands, bool]]],
 ) -> AsyncIterator[KubernetesRunner]:
@@ -219,6 +247,7 @@ async def open_runner(
     Args:
         settings: All of them.
         tokens: Signs the pods' tokens.
+        environments: What pods may need beside their image.
         records: All registered transforms.
         demands: What the readers of all gateways want, and whether all gateways said so.
 
@@ -239,7 +268,9 @@ async def open_runner(
             idle_seconds=etl.idle_seconds,
             calm_seconds=kubernetes.calm_seconds,
         )
-        runner = KubernetesRunner(settings, view, fleet, objects, policy, PodLogs(api, view))
+        url = kubernetes.gateway_url or settings.serve.public_url
+        builder = EnvironmentBuilder(api, kubernetes, tokens, environments, url)
+        runner = KubernetesRunner(settings, view, fleet, objects, builder, policy, PodLogs(api, view))
         stack.push_async_callback(runner.aclose)
         caretaker = Caretaker(view, objects, records, kubernetes.token_seconds)
         scaler = Scaler(fleet.targets, demands, fleet.scale)
