@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from shardgate.urls import Bucket
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from shardgate.transport import Transport
 
 
@@ -35,6 +38,10 @@ class TransformsApi:
         """
         return self._transport.json("POST", f"{_path(transform_id)}/start", patient=True)
 
+    def stop(self, transform_id: str) -> Any:
+        """Stop its workers until `start`. Requests for its results fail meanwhile."""
+        return self._transport.json("POST", f"{_path(transform_id)}/stop", patient=True)
+
     def list(self) -> Any:
         return self._transport.json("GET", "/v1/transforms")
 
@@ -48,6 +55,14 @@ class TransformsApi:
     def logs(self, transform_id: str, *, tail: int = 200) -> str:
         """The last lines that its workers wrote."""
         return self._transport.read("GET", f"{_path(transform_id)}/logs?tail={tail}").decode(errors="replace")
+
+    def follow(self, transform_id: str, *, tail: int = 200) -> Iterator[str]:
+        """The last lines that its workers wrote, and what they write from now on, as it comes."""
+        target = f"{_path(transform_id)}/logs?tail={tail}&follow=true"
+        with self._transport.request("GET", target, patient=True) as response:
+            decoder = codecs.getincrementaldecoder("utf-8")("replace")
+            for part in response.stream():
+                yield decoder.decode(part)
 
     def stats(self, transform_id: str) -> dict[str, Any]:
         """Samples, bytes and seconds by phase, summed over all requests."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from shardgate import wire
 from shardgate.capture import capture
 from shardgate.pipeline import Pipeline
+from shardgate.pods import PodOptions, as_query
+from shardgate.progress import told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from shardgate.client import Client
     from shardgate.urls import Bucket
@@ -28,7 +31,7 @@ class Transform:
     """
 
     def __init__(
-        self, client: Client, manifest: wire.Manifest, package: bytes, verbose: bool, options: dict[str, str]
+        self, client: Client, manifest: wire.Manifest, package: bytes, verbose: bool, options: Mapping[str, Any]
     ) -> None:
         self._client = client
         self.manifest = manifest
@@ -36,8 +39,9 @@ class Transform:
         self.uuid = wire.transform_id(self.name, package)
         if verbose:
             print("Initializing ETL...")
-        client.transforms.register(package, **options)
-        client.transforms.start(self.uuid)
+        client.transforms.register(package, **as_query(options))
+        with told(client.transforms, self.uuid) if verbose else nullcontext():
+            client.transforms.start(self.uuid)
         if verbose:
             print(f"ETL {self.name} successfully initialized")
 
@@ -59,6 +63,14 @@ class Transform:
         """Samples, bytes and seconds by phase, summed over all requests."""
         return self._client.transforms.stats(self.uuid)
 
+    def stop(self) -> None:
+        """Stop its workers, until `start`. Requests for its results fail meanwhile."""
+        self._client.transforms.stop(self.uuid)
+
+    def start(self) -> None:
+        """Start its workers, and wait until they are ready. Raises TransformFailed."""
+        self._client.transforms.start(self.uuid)
+
     def delete(self) -> None:
         """Stop its workers and forget it."""
         self._client.transforms.delete(self.uuid)
@@ -70,7 +82,7 @@ class FunctionTransform(Transform):
     kind: ClassVar[wire.Kind]
 
     def __init__(
-        self, client: Client, function: Callable[..., Any], verbose: bool, options: dict[str, str], **captured: Any
+        self, client: Client, function: Callable[..., Any], verbose: bool, options: Mapping[str, Any], **captured: Any
     ) -> None:
         manifest, package = capture(function, kind=self.kind, **captured)
         super().__init__(client, manifest, package, verbose, options)
@@ -85,13 +97,14 @@ class WDTransform(FunctionTransform):
             leave it out. A class is instantiated once per worker and its `setup()` called, for models.
         transform_name: Letters, digits and dashes; the function's own name by default.
         wd_decoder: How fields are decoded before the call, as in `WebDataset.decode`; "" leaves them as bytes.
-        verbose: Print two lines about it.
+        verbose: Print two lines about it, and in between how its start goes, where that takes a while.
         on_error: What a failing sample does: "fail" ends the shard with an error, "skip" leaves the sample out, "warn"
             leaves it out and logs it.
         sample_timeout: Seconds that one sample may take; 0 is no limit.
         cache: Whether results are kept: "never", "always", or "auto".
-        workers: Worker processes; 0 leaves it to the gateway.
+        workers: Worker processes, in each pod; 0 leaves it to the gateway.
         requirements: Distributions beside those that the function is found to import, like "torch==2.6.0".
+        pods: In a cluster, what its pods are to be; see `PodOptions`.
 
     Raises:
         CaptureError: The function can't be sent, and what in it is to blame.
@@ -115,12 +128,13 @@ class WDTransform(FunctionTransform):
         cache: wire.CachePolicy = "auto",
         workers: int = 0,
         requirements: Iterable[str] = (),
+        **pods: Unpack[PodOptions],
     ) -> None:
         super().__init__(
             client,
             transform_func,
             verbose,
-            {"cache": cache, "workers": str(workers)},
+            {"cache": cache, "workers": workers, **pods},
             name=transform_name,
             decoder=wd_decoder,
             on_error=on_error,
@@ -144,12 +158,13 @@ class BytesTransform(FunctionTransform):
         cache: wire.CachePolicy = "auto",
         workers: int = 0,
         requirements: Iterable[str] = (),
+        **pods: Unpack[PodOptions],
     ) -> None:
         super().__init__(
             client,
             transform_func,
             verbose,
-            {"cache": cache, "workers": str(workers)},
+            {"cache": cache, "workers": workers, **pods},
             name=transform_name,
             decoder="",
             extra_requirements=requirements,

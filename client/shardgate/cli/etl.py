@@ -1,7 +1,8 @@
-"""`shardgate etl init | ls | show | stats | logs | rm`."""
+"""`shardgate etl init | ls | show | start | stop | stats | logs | rm`."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -10,7 +11,19 @@ from shardgate import wire  # noqa: TC001 - typer reads annotations
 from shardgate.capture import load_function
 from shardgate.cli.options import AsJson, Endpoint, Token, TransformArgument  # noqa: TC001
 from shardgate.cli.output import print_json, print_pairs, print_table
+from shardgate.cli.pods import (
+    Cpu,
+    Env,
+    Gpus,
+    Memory,
+    NodeSelector,
+    Replicas,
+    Secret,
+    Tolerate,
+    pod_options,
+)
 from shardgate.client import Client
+from shardgate.progress import told
 from shardgate.transform import BytesTransform, WDTransform
 
 etl = typer.Typer(no_args_is_help=True, help="Transforms: functions of yours that run where the shards are.")
@@ -28,26 +41,40 @@ def init(
     cache: Annotated[wire.CachePolicy, typer.Option(help="Whether results are kept.")] = "auto",
     workers: Annotated[int, typer.Option(help="Worker processes; 0 leaves it to the gateway.")] = 0,
     requirement: Annotated[list[str] | None, typer.Option(help="Beside those found, like torch==2.6.0.")] = None,
+    cpu: Cpu = "",
+    memory: Memory = "",
+    gpus: Gpus = 0,
+    replicas: Replicas = "",
+    node_selector: NodeSelector = None,
+    tolerate: Tolerate = None,
+    env: Env = None,
+    secret: Secret = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say how its start goes.")] = False,
     as_json: AsJson = False,
     endpoint: Endpoint = None,
     token: Token = None,
 ) -> None:
     """Register a transform, start its workers, and print its id."""
     client, loaded, needs = Client(endpoint, token), load_function(function), requirement or ()
+    pods = pod_options(cpu, memory, gpus, replicas, node_selector, tolerate, env, secret)
     transform: WDTransform | BytesTransform
     if of_bytes:
-        transform = BytesTransform(client, loaded, name, cache=cache, workers=workers, requirements=needs)
+        transform = BytesTransform(
+            client, loaded, name, verbose, cache=cache, workers=workers, requirements=needs, **pods
+        )
     else:
         transform = WDTransform(
             client,
             loaded,
             name,
             decoder,
+            verbose,
             on_error=on_error,
             sample_timeout=sample_timeout,
             cache=cache,
             workers=workers,
             requirements=needs,
+            **pods,
         )
     if as_json:
         print_json({"id": transform.uuid, "name": transform.name})
@@ -89,11 +116,32 @@ def logs(
     transform_id: TransformArgument,
     *,
     tail: Annotated[int, typer.Option(min=1, help="Lines from the end.")] = 200,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing what they write.")] = False,
     endpoint: Endpoint = None,
     token: Token = None,
 ) -> None:
     """Print what a transform's workers wrote."""
-    typer.echo(Client(endpoint, token).transforms.logs(transform_id, tail=tail), nl=False)
+    transforms = Client(endpoint, token).transforms
+    if follow:
+        with suppress(KeyboardInterrupt):
+            for part in transforms.follow(transform_id, tail=tail):
+                typer.echo(part, nl=False)
+    else:
+        typer.echo(transforms.logs(transform_id, tail=tail), nl=False)
+
+
+@etl.command()
+def start(transform_id: TransformArgument, *, endpoint: Endpoint = None, token: Token = None) -> None:
+    """Start a transform's workers, and wait until they are ready."""
+    transforms = Client(endpoint, token).transforms
+    with told(transforms, transform_id):
+        transforms.start(transform_id)
+
+
+@etl.command()
+def stop(transform_id: TransformArgument, *, endpoint: Endpoint = None, token: Token = None) -> None:
+    """Stop a transform's workers, until somebody starts them again."""
+    Client(endpoint, token).transforms.stop(transform_id)
 
 
 @etl.command()

@@ -126,7 +126,10 @@ class Runner(ABC):
 
     @abstractmethod
     def follow(self, id: str, *, tail: int) -> AsyncGenerator[bytes]:  # noqa: A002
-        """The last `tail` lines, and what is written from now on, until the generator is closed."""
+        """The last `tail` lines, and what is written from now on, until the generator is closed.
+
+        At least once a second something comes, if it is nothing (b""): a sign of life.
+        """
 
     @abstractmethod
     async def aclose(self) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from dataclasses import asdict
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs, web
 
+from shardgate import wire
 from shardgate_gateway.etl.options import TransformOptions
 from shardgate_gateway.http.request import number, parameters
 from shardgate_gateway.http.upload import Upload
@@ -44,7 +46,13 @@ async def show(service: Service, _call: Call, name: str) -> web.StreamResponse:
 async def start(service: Service, _call: Call, name: str) -> web.StreamResponse:
     """Answers when the transform's workers are ready, or with what kept them from it."""
     record = await service.registry.resolve(name)
-    await service.runner.ensure(record)
+    await service.runner.start(record)
+    return web.json_response(await _describe(service, record))
+
+
+async def stop(service: Service, _call: Call, name: str) -> web.StreamResponse:
+    record = await service.registry.resolve(name)
+    await service.runner.stop(record)
     return web.json_response(await _describe(service, record))
 
 
@@ -68,9 +76,25 @@ async def package(service: Service, call: Call, name: str) -> web.StreamResponse
 
 
 async def logs(service: Service, call: Call, name: str) -> web.StreamResponse:
-    tail = number(parameters(call.query, frozenset({"tail"})), "tail", TAIL_LINES)
+    """The last lines; with `follow=true`, those that come, too, until the reader leaves."""
+    given = parameters(call.query, frozenset({"tail", "follow"}))
+    tail = number(given, "tail", TAIL_LINES)
     record = await service.registry.resolve(name)
-    return web.Response(text=await service.runner.logs(record.id, tail=tail))
+    if given.get("follow", "false") != "true":
+        return web.Response(text=await service.runner.logs(record.id, tail=tail))
+    response = web.StreamResponse(headers={wire.REQUEST_ID_HEADER: call.id})
+    response.content_type = "text/plain"
+    response.charset = "utf-8"
+    response.enable_chunked_encoding()
+    await response.prepare(call.request)
+    transport = call.request.transport
+    async with aclosing(service.runner.follow(record.id, tail=tail)) as parts:
+        async for part in parts:
+            if transport is None or transport.is_closing() or service.draining:
+                break
+            if part:
+                await response.write(part)
+    return response
 
 
 async def stats(service: Service, _call: Call, name: str) -> web.StreamResponse:

@@ -50,7 +50,7 @@ class PodLogs:
         return "".join(f"{text}\n" for _, text in merged[-lines:]) if lines > 0 else ""
 
     async def follow(self, transform_id: str, lines: int) -> AsyncGenerator[bytes]:
-        """The last lines of each pod, and what comes, until the generator is closed."""
+        """The last lines of each pod, and what comes, until the generator is closed; b"" now and then."""
         yield self._last_words(transform_id).encode()
         queue: asyncio.Queue[str] = asyncio.Queue(QUEUED_LINES)
         readers: dict[str, asyncio.Task[None]] = {}
@@ -61,10 +61,12 @@ class PodLogs:
                     name: asyncio.create_task(self._read(pods[name], lines, queue))
                     for name in pods.keys() - readers.keys()
                 }
-                with contextlib.suppress(TimeoutError):
+                try:
                     async with asyncio.timeout(LOOK_SECONDS):
                         line = await queue.get()
                     yield f"{line}\n".encode()
+                except TimeoutError:
+                    yield b""
         finally:
             for reader in readers.values():
                 reader.cancel()

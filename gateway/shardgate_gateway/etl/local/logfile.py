@@ -49,7 +49,7 @@ class LogFile:
         return "".join(text.decode(errors="replace").splitlines(keepends=True)[-lines:]) if lines > 0 else ""
 
     async def follow(self, lines: int) -> AsyncGenerator[bytes]:
-        """The last `lines` lines, then what is written from now on."""
+        """The last `lines` lines, then what is written from now on; b"" now and then."""
         place = self._path.stat().st_size if self._path.exists() else 0
         yield (await asyncio.to_thread(self.tail, lines)).encode()
         while True:
@@ -61,6 +61,7 @@ class LogFile:
                 place = size
             else:
                 await asyncio.sleep(LOOK_SECONDS)
+                yield b""
 
     def remove(self) -> None:
         self._path.unlink(missing_ok=True)
