@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-cluster cluster-up lint fast format bench servers images images-torch chart clean
+.PHONY: demo test test-cluster cluster-up lint fast format bench servers images images-torch chart cluster-demo cluster-down clean
 
 demo: $(VENV)/.installed          ## the main job, end to end, on real photographs, with no cluster
 	$(BIN)/shardgate demo
@@ -46,6 +46,12 @@ images-torch:                     ## the runtime with torch and torchvision: gig
 
 chart: $(VENV)/.installed          ## the chart's schema and README, and the plain manifests, from what they follow from
 	$(BIN)/python deploy/generate.py
+
+cluster-demo: $(VENV)/.installed   ## the main job on Kubernetes: a cluster if KUBECONFIG names none, images, chart, shards, pods
+	$(BIN)/python deploy/demo/demo.py up
+
+cluster-down: $(VENV)/.installed   ## remove what cluster-demo made
+	$(BIN)/python deploy/demo/demo.py down
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "shardgate needs Python 3.11 or newer; set PYTHON=python3.x")'

@@ -264,9 +264,9 @@ def start_nginx(folder: Path, *, directives: str = "") -> AbstractContextManager
 
 
 def main() -> int:
-    """Install every program of the catalogue; name those that can't be had."""
+    """Install the programs that were named, or the whole catalogue; name those that can't be had."""
     missing = 0
-    for name in CATALOGUE:
+    for name in sys.argv[2:] or CATALOGUE:
         try:
             print(f"{name}: {find_or_install(name)}")
         except ToolMissingError as error:
@@ -276,6 +276,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] != ["install"]:
-        sys.exit(f"usage: {sys.argv[0]} install")
+    if sys.argv[1:2] != ["install"] or not CATALOGUE.keys() >= set(sys.argv[2:]):
+        sys.exit(f"usage: {sys.argv[0]} install [{'|'.join(CATALOGUE)}]...")
     sys.exit(main())

@@ -52,7 +52,7 @@ class Pass:
 
     Attributes:
         shards: Requests that it made.
-        place: Where the transform ran: in the `loader`'s worker, or in the `gateway`.
+        place: Where the transform ran: in the `loader`'s worker, in the `gateway`, or in `pods`.
         epoch: How many times the same was read, with this one.
         samples: That came.
         seconds: Until the last one.
@@ -95,15 +95,31 @@ def run(output: Path, *, samples: int, shards: int) -> None:
         demo.check_bytes()
         picture = output / "before-after.png"
         demo.draw(picture)
-    console.print(_table(passes))
+    console.print(table(passes))
     console.print(f"[bold]{picture}[/] shows the same samples before and after")
 
 
 class Demo:
-    """The loaders over one gateway."""
+    """The loaders over a gateway, or several.
 
-    def __init__(self, client: Client, samples: int, shards: int, val_samples: int) -> None:
+    Args:
+        metrics: The metrics of all gateways; without it those of `client.endpoint`.
+        place: Where transforms run, in the table's words.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        samples: int,
+        shards: int,
+        val_samples: int,
+        *,
+        metrics: Callable[[], str] | None = None,
+        place: str = "gateway",
+    ) -> None:
         self.client = client
+        self.metrics = metrics or self._own_metrics
+        self.place = place
         self.samples, self.shards, self.val_samples = samples, shards, val_samples
         self.template = f"imagenet-val-{{000000..{shards - 1:06d}}}.tar"
         self.code = {name: load_function(f"{TRANSFORMS}:{name}") for name in FUNCTIONS}
@@ -119,11 +135,11 @@ class Demo:
         one, many = self.samples, self.shards * self.val_samples
         plan: list[tuple[str, int, str | list[str], Iterable[Any], int]] = [
             ("loader", 1, train_raw, local_loader(train_raw, self.code["train_transform"]), one),
-            ("gateway", 1, self.train_url, gateway_loader(self.train_url), one),
+            (self.place, 1, self.train_url, gateway_loader(self.train_url), one),
             ("loader", 1, val_raw, local_loader(val_raw, self.code["val_transform"]), many),
-            ("gateway", 1, self.val_urls, gateway_loader(self.val_urls), many),
-            ("gateway", 2, self.val_urls, gateway_loader(self.val_urls), many),
-            ("gateway", 3, self.val_urls, gateway_loader(self.val_urls), many),
+            (self.place, 1, self.val_urls, gateway_loader(self.val_urls), many),
+            (self.place, 2, self.val_urls, gateway_loader(self.val_urls), many),
+            (self.place, 3, self.val_urls, gateway_loader(self.val_urls), many),
         ]
         passes = []
         for place, epoch, urls, loader, expected in plan:
@@ -140,7 +156,7 @@ class Demo:
         for _, here, there in zip(range(CHECKED), mine, theirs, strict=False):
             same = here["__key__"] == there["__key__"] and here["cls"] == there["cls"]
             if not same or not np.array_equal(here["npy"], there["npy"]):
-                raise DemoFailed(f"sample {here['__key__']} differs between the gateway and this process")
+                raise DemoFailed(f"sample {here['__key__']} differs between the {self.place} and this process")
 
     def draw(self, picture: Path) -> None:
         """Write a sheet of the train shard's first samples before and after."""
@@ -148,7 +164,7 @@ class Demo:
         after = viz.loader_images(gateway_loader(self.train_url), SHOWN)
         if [label for _, label in before] != [label for _, label in after]:
             raise DemoFailed("the transformed samples have other classes than the originals")
-        viz.draw([("Before: as stored", before), ("After: transformed in the gateway", after)]).savefig(picture)
+        viz.draw([("Before: as stored", before), (f"After: transformed in the {self.place}", after)]).savefig(picture)
 
     def _measure(self, place: str, epoch: int, urls: str | list[str], loader: Iterable[Any], expected: int) -> Pass:
         hits = self._hits()
@@ -164,9 +180,11 @@ class Demo:
         return Pass(shards, place, epoch, count, seconds, first, self._hits() - hits)
 
     def _hits(self) -> int:
-        """Requests that the gateway has answered from its cache."""
-        text = urllib3.request("GET", f"{self.client.endpoint}/metrics").data.decode()
-        return sum(int(float(value)) for value in HITS.findall(text))
+        """Requests that were answered from a cache so far."""
+        return sum(int(float(value)) for value in HITS.findall(self.metrics()))
+
+    def _own_metrics(self) -> str:
+        return urllib3.request("GET", f"{self.client.endpoint}/metrics").data.decode()
 
 
 def local_loader(urls: str | list[str], transform: Callable[[Any], Any]) -> Iterable[Any]:
@@ -189,7 +207,7 @@ def _loader(tuples: Any, transform: Callable[[Any], Any]) -> Iterable[Any]:
     return loader
 
 
-def _table(passes: list[Pass]) -> Table:
+def table(passes: list[Pass]) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("transform in", "epoch", "samples", "samples/s", "first sample", "shards from cache"):
         table.add_column(column, justify="left" if column == "transform in" else "right")
