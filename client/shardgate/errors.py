@@ -156,6 +156,8 @@ BY_CODE: dict[str, type[GatewayError]] = {
     "upstream_stalled": UpstreamFailed,
     "upstream_corrupt": UpstreamFailed,
     "generation_changed": UpstreamFailed,
+    "kubernetes_failed": UpstreamFailed,
+    "kubernetes_unavailable": UpstreamFailed,
     "transform_failed": TransformFailed,
     "transform_start_failed": TransformFailed,
     "sample_failed": TransformFailed,

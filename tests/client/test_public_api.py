@@ -25,8 +25,8 @@ SIGNATURES = {
     " options",
     shardgate.Client.etl_from_spec: "self spec name *port *health *method *content_type *verbose options",
     shardgate.WDTransform: "client transform_func transform_name wd_decoder verbose"
-    " *on_error *sample_timeout *cache *workers *requirements",
-    shardgate.BytesTransform: "client transform_func transform_name verbose *cache *workers *requirements",
+    " *on_error *sample_timeout *cache *workers *requirements pods",
+    shardgate.BytesTransform: "client transform_func transform_name verbose *cache *workers *requirements pods",
     shardgate.display_shard_images: "client bucket object_name objects *save options",
     shardgate.display_loader_images: "loader objects *save",
     shardgate.embedded: "buckets *directory *workers *options *log",

@@ -22,9 +22,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from shardgate_gateway.errors import Conflict, KubernetesUnavailable, TransformStartError
+from shardgate_gateway.etl.container.client import ContainerClient
 from shardgate_gateway.etl.kubernetes import names
 from shardgate_gateway.etl.kubernetes.clean import Caretaker
-from shardgate_gateway.etl.kubernetes.connect import open_job
+from shardgate_gateway.etl.kubernetes.connect import connect, open_job
 from shardgate_gateway.etl.kubernetes.dispatch import NoPods
 from shardgate_gateway.etl.kubernetes.environment import EnvironmentBuilder
 from shardgate_gateway.etl.kubernetes.fleet import Fleet
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from shardgate_gateway.cache.reader import FileSpan
     from shardgate_gateway.etl.environments import Environments
     from shardgate_gateway.etl.kubernetes.demand import Demands
+    from shardgate_gateway.etl.kubernetes.dispatch import Place
     from shardgate_gateway.etl.kubernetes.environment import Environment
     from shardgate_gateway.etl.kubernetes.view import ClusterView
     from shardgate_gateway.etl.options import TransformOptions
@@ -86,8 +88,10 @@ class KubernetesRunner(Runner):
         self._environments = environments
         self._policy = policy
         self._logs = logs
+        self._containers = ContainerClient(settings.etl)
         self._starts: dict[str, asyncio.Task[None]] = {}
         self._installing: dict[str, Environment] = {}
+        self._not_installed: dict[str, Failure] = {}
 
     def check(self, manifest: wire.Manifest, options: TransformOptions) -> None:
         self._policy.check(manifest, options)
@@ -99,11 +103,13 @@ class KubernetesRunner(Runner):
     async def start(self, record: TransformRecord) -> None:
         await self._started(record, by_hand=True)
 
-    async def connect(self, record: TransformRecord, job: wire.Job, input: FileSpan | None) -> WorkerConnection:  # noqa: A002, ARG002 (pods read by URL)
+    async def connect(self, record: TransformRecord, job: wire.Job, input: FileSpan | None) -> WorkerConnection:  # noqa: A002
         dispatcher = self._fleet.dispatcher(record.id)
         timeout = max(self._settings.etl.progress_timeout, record.manifest.sample_timeout) + STALL_GRACE_SECONDS
         while True:
             try:
+                if record.manifest.container is not None:
+                    return await dispatcher.connect(lambda place: self._open_container(place, record, job, input))
                 return await dispatcher.connect(lambda place: open_job(place, job, timeout))
             except NoPods:
                 with dispatcher.waiting():
@@ -119,7 +125,11 @@ class KubernetesRunner(Runner):
         if id in self._installing:
             names_of_it = ", ".join(self._installing[id].requirements)
             return RunnerStatus("starting", f"{names_of_it} is being installed for it, once", "a Job does it")
-        return self._judge(id).status
+        status = self._judge(id).status
+        failure = self._not_installed.get(id)
+        if failure is not None and status.state == "pending":
+            return RunnerStatus("failed", failure.message, failure.hint, since=failure.at)
+        return status
 
     async def stop(self, record: TransformRecord) -> None:
         await self._synced()
@@ -146,6 +156,21 @@ class KubernetesRunner(Runner):
         for start in self._starts.values():
             start.cancel()
         await asyncio.gather(*self._starts.values(), return_exceptions=True)
+        await self._containers.aclose()
+
+    async def _open_container(
+        self, place: Place, record: TransformRecord, job: wire.Job, file: FileSpan | None
+    ) -> WorkerConnection:
+        """A container begins when its first bytes are asked for; that it can be reached is to be known before."""
+        endpoint = place.endpoint
+        (await connect(endpoint.address, endpoint.port)).close()
+        host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
+
+        def done(_lost: bool) -> None:
+            if place.running:
+                place.release()
+
+        return self._containers.connection(f"{host}:{endpoint.port}", record, job, file, done)
 
     def _ready(self, transform_id: str) -> bool:
         slices = self._view.slices.group(names.transform_label(transform_id)).values()
@@ -195,8 +220,12 @@ class KubernetesRunner(Runner):
         if environment is None:
             return
         self._installing[record.id] = environment
+        self._not_installed.pop(record.id, None)
         try:
             await self._environments.ensure(environment)
+        except TransformStartError as error:
+            self._not_installed[record.id] = Failure(error.message, error.hint)
+            raise _cant_start(record.id, error.message, error.hint) from error
         finally:
             self._installing.pop(record.id, None)
 
@@ -211,14 +240,14 @@ class KubernetesRunner(Runner):
             return
         recent = (datetime.now(UTC) - failure.at).total_seconds() < FAILURE_SECONDS
         if failure.at > since or (recent and not by_hand):
-            raise TransformStartError(failure.message, hint=failure.hint)
+            raise _cant_start(annotations_of(deployment)[names.ANNOTATION_ID], failure.message, failure.hint)
 
     async def _raise_hopeless(self, deployment: Object, transform_id: str) -> None:
         verdict = self._judge(transform_id)
         if verdict.hopeless:
             failure = Failure(verdict.status.message, verdict.status.hint)
             await self._objects.park(deployment, failure)
-            raise TransformStartError(failure.message, hint=failure.hint)
+            raise _cant_start(transform_id, failure.message, failure.hint)
 
     def _judge(self, transform_id: str) -> Verdict:
         patience = self._settings.kubernetes.patience_seconds
@@ -296,6 +325,10 @@ async def _contend(view: ClusterView, lease: Lease, caretaker: Caretaker, scaler
 async def _end(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+def _cant_start(transform_id: str, message: str, hint: str) -> TransformStartError:
+    return TransformStartError(f"{transform_id} can't start: {message}", hint=hint)
 
 
 def _outdated(deployment: Object, record: TransformRecord) -> bool:
