@@ -50,6 +50,7 @@ from shardgate_gateway.kube.client import open_api
 from shardgate_gateway.metrics import WORKER_NUMBER
 from shardgate_gateway.settings import BucketSettings, Settings
 from shardgate_gateway.state.database import Database, database_url
+from shardgate_gateway.state.payloads import Payloads
 from shardgate_gateway.stores.open import open_store
 from shardgate_gateway.tokens import Tokens
 
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from shardgate_gateway.etl.runner import Runner
+    from shardgate_gateway.stores.base import Store
 
 log = logging.getLogger(__name__)
 
@@ -168,8 +170,7 @@ async def _open_etl(
     database = Database(database_url(state.database, state.dir))
     stack.push_async_callback(database.aclose)
     await asyncio.to_thread(database.prepare)
-    where = state.packages or str(state.dir / "packages")
-    packages = open_store("file://packages", BucketSettings(where=where), settings.upstream)
+    packages = _open_packages(settings, database)
     stack.push_async_callback(packages.aclose)
     environments = Environments(packages)
     runner: Runner
@@ -186,6 +187,15 @@ async def _open_etl(
     registry.start()
     stack.push_async_callback(runner.aclose)
     return registry, environments, runner
+
+
+def _open_packages(settings: Settings, database: Database) -> Store:
+    """Where they are told to be; else beside the database, or in it if that is one for several gateways."""
+    state = settings.state
+    if database.shared and not state.packages:
+        return Payloads(database, label="state://payloads")
+    where = state.packages or str(state.dir / "packages")
+    return open_store("file://packages", BucketSettings(where=where), settings.upstream)
 
 
 async def _open_cluster(

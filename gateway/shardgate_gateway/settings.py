@@ -355,9 +355,15 @@ class StateSettings(Group):
     dir: Folder = Field(
         Path("~/.local/share/shardgate"), description="Folder of the registry, the packages and the workers' logs."
     )
-    database: str = Field("", description="SQLAlchemy URL of the registry; empty is SQLite in `dir`.")
+    database: str = Field(
+        "",
+        description="SQLAlchemy URL of the registry, like `postgresql://user:password@host/name`, which several gateways "
+        "can share; empty is SQLite in `dir`.",
+    )
     packages: str = Field(
-        "", description="Bucket location (as in `buckets`) that holds the packages; empty is a folder in `dir`."
+        "",
+        description="Bucket location (as in `buckets`) that holds the packages; empty is a folder in `dir` with SQLite, "
+        "and rows of the database with PostgreSQL.",
     )
 
 

@@ -14,6 +14,7 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -24,13 +25,14 @@ from typing import TYPE_CHECKING
 import psycopg
 from servers_install import require
 
-from servers import START_ATTEMPTS, START_SECONDS, free_port, stop, wait_for_port
+from servers import START_ATTEMPTS, START_SECONDS, free_port, wait_for_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 USER = "shardgate"
 PACKAGE_USER = "postgres"
+STOP_SECONDS = 30
 SMALL = ("shared_buffers=16MB", "max_connections=60", "fsync=off", "unix_socket_directories=", "log_min_messages=fatal")
 
 
@@ -73,6 +75,7 @@ class Postgres:
                 self.stop()
                 if attempt + 1 == START_ATTEMPTS:
                     raise
+                time.sleep(0.5)  # processes of one that was killed may still be ending
         self._wait_until_it_answers()
 
     def _wait_until_it_answers(self) -> None:
@@ -95,9 +98,11 @@ class Postgres:
         self._process.wait()
 
     def stop(self) -> None:
+        """At once, also while clients are connected; nothing is lost."""
         assert self._process is not None
         if self._process.poll() is None:
-            stop(self._process)
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(STOP_SECONDS)
 
     def url(self, database: str) -> str:
         return f"postgresql://{USER}@127.0.0.1:{self.port}/{database}"

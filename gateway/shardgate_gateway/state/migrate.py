@@ -2,8 +2,8 @@
 
 At nearly every start there is nothing to do, and two queries say so. A new database is made from `tables.py` at once.
 Only an older one is taken through `migrations/` by alembic, whose import takes a third of a second. All of it is done
-in one transaction and under a lock (PostgreSQL: an advisory lock; SQLite: the write transaction itself), so that whoever
-comes second finds it done, and a process that is killed in between has done nothing.
+in one transaction and under a lock (PostgreSQL: an advisory lock; SQLite: the write transaction itself). So who comes
+second finds it done, and a process that is killed in between has done nothing.
 
 There is no way back: a database that a newer gateway wrote is refused rather than guessed at.
 """

@@ -14,6 +14,8 @@ from servers_faulty import FaultyOrigin
 from servers import start_azurite, start_fake_gcs, start_minio, start_nginx, start_versitygw
 from shardgate_gateway.errors import BadRequest
 from shardgate_gateway.settings import BucketSettings, UpstreamSettings
+from shardgate_gateway.state.database import Database
+from shardgate_gateway.state.payloads import Payloads
 from shardgate_gateway.stores.open import open_store
 from shardgate_gateway.stores.read_only import ReadOnly
 
@@ -166,6 +168,21 @@ def nginx_backend(request, place):
     return Backend(opened(f"{url}/{place}"), lists=False, exclusive=True, keeps_type=False)
 
 
+def payloads_backend(request, place):
+    return _payloads(request, f"sqlite:///{request.getfixturevalue('tmp_path')}/payloads.db")
+
+
+def payloads_in_postgres_backend(request, place):
+    return _payloads(request, request.getfixturevalue("postgres").create())
+
+
+def _payloads(request, url):
+    database = Database(url)
+    request.addfinalizer(database.close)
+    database.prepare()
+    return Backend(Payloads(database, label="test://bucket"))
+
+
 def read_only_backend(request, place):
     inner = memory_backend(request, place)
     return Backend(ReadOnly(inner.store, label="test://bucket"), writable=False, fill=inner.fill)
@@ -182,9 +199,11 @@ BACKENDS = {
         azurite_backend,
         fake_gcs_backend,
         nginx_backend,
+        payloads_backend,
+        payloads_in_postgres_backend,
     )
 }
-IN_PROCESS = {"memory", "local", "read_only"}
+IN_PROCESS = {"memory", "local", "read_only", "payloads"}
 
 
 @pytest.fixture(
