@@ -51,5 +51,5 @@ def test_links_lead_to_files_that_exist(page: Path) -> None:
 def test_the_make_targets_that_pages_name_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for page in (README, (ROOT / "CONTRIBUTING.md").read_text()):
-        for target in re.findall(r"`make (\w+)", page) + re.findall(r"^make (\w+)", page, re.MULTILINE):
+        for target in re.findall(r"`make ([\w-]+)", page) + re.findall(r"^make ([\w-]+)", page, re.MULTILINE):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
