@@ -53,18 +53,26 @@ def running_cluster(
     **options: Any,
 ) -> Iterator[Gateways]:
     """Started gateways of one database, each with a cache of its own. The options are those of `GatewayProcess`."""
+    shared = {
+        "state.database": f"sqlite:///{folder / 'shared.db'}",
+        "state.packages": str(folder / "packages"),
+        **SETTINGS,
+        **(settings or {}),
+    }
     with ExitStack() as stack:
         cluster = Gateways()
         for name in names:
-            gateway = GatewayProcess(folder / name, buckets, settings={**SETTINGS, **(settings or {})}, **options)
-            gateway.settings |= {"cluster.name": name, "state.dir": str(folder / "state")}
+            gateway = GatewayProcess(folder / name, buckets, settings=shared, **options)
+            gateway.settings["cluster.name"] = name
             cluster[name] = gateway
         members = json.dumps({name: gateway.endpoint for name, gateway in cluster.items()})
         for gateway in cluster.values():
             gateway.settings["cluster.members"] = members
             stack.callback(gateway.close)
         for gateway in cluster.values():
-            gateway.start()
+            gateway.launch()
+        for gateway in cluster.values():
+            gateway.wait()
         yield cluster
         for gateway in cluster.values():
             assert "Traceback (most recent call last)" not in gateway.said, gateway.said[-8000:]

@@ -88,6 +88,7 @@ class GatewayProcess:
         self._path = {} if torch else {"PYTHONPATH": str(WITHOUT_TORCH)}
         self._process: subprocess.Popen[bytes] | None = None
         self._known: set[int] = set()
+        self._said_before = 0
 
     @property
     def endpoint(self) -> str:
@@ -106,13 +107,23 @@ class GatewayProcess:
 
     def start(self) -> GatewayProcess:
         """Start it and wait until it listens."""
-        before = self.said.count(LISTENING)
+        self.launch()
+        return self.wait()
+
+    def launch(self) -> None:
+        """Start it, without waiting: several gateways come up faster side by side."""
+        self._said_before = self.said.count(LISTENING)
         command = [sys.executable, "-m", "shardgate_gateway"]
         if self._limits:
             command = ["prlimit", *self._limits, "--", *command]
-        self._process = process = spawn(command, self.log, self._environment())
+        self._process = spawn(command, self.log, self._environment())
+
+    def wait(self) -> GatewayProcess:
+        """Wait until what was launched listens."""
+        process = self._process
+        assert process is not None
         eventually(
-            lambda: process.poll() is not None or self.said.count(LISTENING) > before,
+            lambda: process.poll() is not None or self.said.count(LISTENING) > self._said_before,
             seconds=START_SECONDS,
             what="the line that says where the gateway listens",
         )

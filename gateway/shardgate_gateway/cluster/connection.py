@@ -238,9 +238,9 @@ class Answer:
             body += part
         return bytes(body)
 
-    def close(self) -> None:
-        keep = self._whole and self.head.headers.get(hdrs.CONNECTION, "").lower() != "close"
-        if keep:
+    def close(self, *, keep: bool = True) -> None:
+        """`keep`: the whole request was sent, so that another one may follow on the same connection."""
+        if keep and self._whole and self.head.headers.get(hdrs.CONNECTION, "").lower() != "close":
             self._client.keep(self.connection)
         else:
             self.connection.close()

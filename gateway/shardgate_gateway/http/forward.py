@@ -220,7 +220,7 @@ class Forwarder:
                 await _send_body(answer, upload)
             content = await answer.read()
         finally:
-            answer.close()
+            answer.close(keep=upload is None)  # the owner may have answered without having read the body
         metrics.FORWARDED.labels("proxy").inc()
         headers = {name: value for name, value in answer.head.headers.items() if name.lower() not in NOT_PASSED_BACK}
         headers.pop(hdrs.CONTENT_LENGTH, None)

@@ -1,0 +1,69 @@
+"""Who is taken for a gateway: whoever holds the key that the gateways share, and nobody else."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from gateway_cluster import running_cluster
+from readers import curl
+from shardgate import Client, wire
+from shardgate_gateway.settings import AuthSettings
+from shardgate_gateway.tokens import PEER, Tokens
+
+KEY = "k" * 40
+READER, OTHER = "reader-reader-reader", "other-other-other-other"
+MEMBER = wire.MEMBER_HEADER.lower()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory, origin):
+    folder = tmp_path_factory.mktemp("trust")
+    users = [
+        {"name": "reader", "token": READER, "scopes": ["read:http://b/*"]},
+        {"name": "other", "token": OTHER, "scopes": ["read:gcp://elsewhere/*"]},
+    ]
+    (folder / "tokens.json").write_text(json.dumps({"tokens": users}))
+    settings = {"auth.tokens_file": str(folder / "tokens.json"), "auth.signing_key": KEY}
+    origin.put("data", b"data")
+    with running_cluster(folder, {"http://b": origin.url}, names="ab", settings=settings) as gateways:
+        yield gateways
+
+
+def bearer(token):
+    return ["-H", f"Authorization: Bearer {token}"]
+
+
+def test_a_user_is_judged_by_the_owner_with_the_users_own_token(cluster):
+    for name in "ab":
+        url = cluster[name].url("http://b", "data")
+        assert curl(url, *bearer(READER)).body == b"data"
+        assert curl(url, *bearer(OTHER)).status == 403
+        assert curl(url).status == 401
+
+
+def test_a_request_that_only_says_that_a_gateway_sends_it_is_one_of_its_sender(cluster):
+    owner, other = cluster.ranked("http://b", "data")
+    url = cluster[other].url("http://b", "data")
+    for claim in ("a", READER, "x.y.z"):
+        answer = curl(url, *bearer(READER), "-H", f"{wire.FORWARDED_HEADER}: {claim}")
+        assert answer.headers[MEMBER] == owner, "it is passed on as if nothing had been said"
+    peer = Tokens(AuthSettings(signing_key=KEY), "").mint("x", {PEER}, seconds=60)
+    answer = curl(url, *bearer(READER), "-H", f"{wire.FORWARDED_HEADER}: {peer}")
+    assert MEMBER not in answer.headers, "what a gateway asks is answered where it asks"
+
+
+def test_only_a_gateway_may_have_a_cached_object_forgotten(cluster):
+    url = f"{cluster['a'].endpoint}/v1/cluster/forget?provider=http&bucket=b&object=data"
+    peer = Tokens(AuthSettings(signing_key=KEY), "").mint("x", {PEER}, seconds=60)
+    assert curl(url, "-X", "POST", *bearer(READER)).status == 403
+    assert curl(url, "-X", "POST", *bearer(peer)).status == 204
+
+
+def test_our_client_follows_with_its_token_to_members_only(cluster):
+    other = cluster.others("http://b", "data")[0]
+    client = Client(cluster[other].endpoint, READER)
+    for direct in (False, True):
+        with client.open("http://b", "data") as reader:
+            assert reader.read() == b"data"
+            assert (wire.MEMBER_HEADER not in reader.headers) == direct
