@@ -6,15 +6,15 @@ people; and those that the gateway signs (JWT, HS256) for its own parts, good fo
 tokens need no storage: any gateway with the same key can check what another one issued.
 
 What can go wrong, and what is done about it:
-- Scopes hold patterns, and patterns are where rules leak. There is one wildcard (`*`, anything, slashes as well) and no
-  regular expression; a pattern is compared with the name by which the gateway itself opens the object (canonical
-  provider, key decoded once), never with what stands in the URL.
+- Scopes hold patterns, and patterns are where rules leak. There is one wildcard (`*`: anything, but not across the end
+  of provider or bucket), no regular expression, and a pattern is compared with the name by which the gateway itself
+  opens the object (canonical provider, key decoded once), never with what stands in the URL.
 - Secrets are changed by changing their file, so files are looked at again once a second. A file that can't be read any
   more leaves the last good tokens in place: a typo must not lock everybody out. A key file may hold several keys, one a
   line: the first signs, all are accepted, so that a key can be changed without a moment in which nothing is valid.
 - Tokens are compared by their SHA-256, so the time it takes tells nothing about them.
 - Where no token is set at all, everybody may do everything; the settings allow that on loopback only. What may be done
-  without a token where there are some is listed scope by scope (`auth.anonymous`); a wrong token is never taken for none.
+  without a token where there are some is listed scope by scope (`auth.anonymous`); a wrong token is not taken for none.
 """
 
 from __future__ import annotations
@@ -73,11 +73,49 @@ _SEND = "send `Authorization: Bearer TOKEN`; clients take it from SHARDGATE_TOKE
 
 
 @dataclass(frozen=True, slots=True)
+class Glob:
+    """A pattern, as the literals between its stars."""
+
+    literals: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, pattern: str) -> Glob:
+        found = [""]
+        characters = iter(pattern)
+        for character in characters:
+            if character == "*":
+                found.append("")
+            else:
+                found[-1] += next(characters, "\\") if character == "\\" else character
+        return cls(tuple(found))
+
+    def matches(self, name: str) -> bool:
+        first, *rest = self.literals
+        if not rest:
+            return name == first
+        *middle, last = rest
+        at, end = len(first), len(name) - len(last)
+        if end < at or not (name.startswith(first) and name.endswith(last)):
+            return False
+        for literal in middle:
+            at = name.find(literal, at, end)
+            if at < 0:
+                return False
+            at += len(literal)
+        return True
+
+    def matches_below(self, prefix: str) -> bool:
+        """Whether it matches anything that begins with `prefix`."""
+        first, *rest = self.literals
+        return first.startswith(prefix) or (bool(rest) and prefix.startswith(first))
+
+
+@dataclass(frozen=True, slots=True)
 class Scope:
-    """A parsed scope: an action, and the literals between the wildcards of its pattern."""
+    """A parsed scope: an action, and what it is for: a glob, or for objects one each for provider, bucket and key."""
 
     action: str
-    literals: tuple[str, ...] = ()
+    globs: tuple[Glob, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> Scope:
@@ -94,27 +132,19 @@ class Scope:
                 f"there is no scope {text!r}",
                 hint=f"scopes are {', '.join(sorted(FLAGS))}, and NAME:PATTERN with {', '.join(sorted(RESOURCES))}",
             )
-        return cls(action, _literals(_canonical(text, pattern) if action in OBJECTS else pattern))
+        parts = _object_patterns(text, pattern) if action in OBJECTS else (pattern,)
+        return cls(action, tuple(map(Glob.parse, parts)))
 
     def matches(self, resource: str) -> bool:
-        first, *rest = self.literals
-        if not rest:
-            return resource == first
-        *middle, last = rest
-        at, end = len(first), len(resource) - len(last)
-        if end < at or not (resource.startswith(first) and resource.endswith(last)):
-            return False
-        for literal in middle:
-            at = resource.find(literal, at, end)
-            if at < 0:
-                return False
-            at += len(literal)
-        return True
+        return all(glob.matches(part) for glob, part in zip(self.globs, self._parts(resource), strict=True))
 
     def matches_below(self, prefix: str) -> bool:
-        """Whether it can match anything that begins with `prefix`."""
-        first, *rest = self.literals
-        return first.startswith(prefix) or (bool(rest) and prefix.startswith(first))
+        """Whether it matches anything that begins with `prefix`, which for objects holds at least `provider://bucket/`."""
+        *parts, last = zip(self.globs, self._parts(prefix), strict=True)
+        return all(glob.matches(part) for glob, part in parts) and last[0].matches_below(last[1])
+
+    def _parts(self, resource: str) -> tuple[str, ...]:
+        return _split(resource) if self.action in OBJECTS else (resource,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,28 +399,24 @@ def _known(scope: object) -> bool:
         return False
 
 
-def _canonical(text: str, pattern: str) -> str:
-    """The pattern with the one spelling of its provider."""
-    provider, separator, rest = pattern.partition("://")
-    if "*" not in pattern and not ("/" in rest and rest.partition("/")[2]):
+def _split(resource: str) -> tuple[str, str, str]:
+    """Provider, bucket and key of `provider://bucket/key`."""
+    provider, _, rest = resource.partition("://")
+    bucket, _, key = rest.partition("/")
+    return provider, bucket, key
+
+
+def _object_patterns(text: str, pattern: str) -> tuple[str, str, str]:
+    """Patterns of provider, bucket and key; the provider in its one spelling."""
+    if pattern == "*":
+        return "*", "*", "*"
+    provider, bucket, key = _split(pattern)
+    if not bucket or not key:
         raise BadRequest(f"the scope {text!r} matches no object", hint=_PATTERN)
-    if not separator or "*" in provider:
-        return pattern
     try:
-        return f"{canonical(provider)}://{rest}"
+        return (provider if provider == "*" else canonical(provider)), bucket, key
     except ValueError as error:
         raise BadRequest(f"the scope {text!r}: {error}", hint=_PATTERN) from None
-
-
-def _literals(pattern: str) -> tuple[str, ...]:
-    found = [""]
-    characters = iter(pattern)
-    for character in characters:
-        if character == "*":
-            found.append("")
-        else:
-            found[-1] += next(characters, "\\") if character == "\\" else character
-    return tuple(found)
 
 
 def _digest(token: str) -> bytes:

@@ -45,7 +45,6 @@ def looked_at_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("read:gcp://imagenet/*", "gcp://imagenet/train/0.tar", True),
         ("read:gcp://imagenet/*", "gcp://imagenet2/0.tar", False),
-        ("read:gcp://imagenet/*", "gcp://imagenet", False),
         ("read:gcp://imagenet/*", "aws://imagenet/0.tar", False),
         ("read:gcp://imagenet/train-*.tar", "gcp://imagenet/train-0.tar", True),
         ("read:gcp://imagenet/train-*.tar", "gcp://imagenet/val-0.tar", False),
@@ -55,7 +54,11 @@ def looked_at_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ("read:gs://imagenet/*", "gcp://imagenet/a", True),
         ("read:*", "az://anything/at/all", True),
         ("read:*://shared/*", "aws://shared/a", True),
-        ("read:*://shared/*", "aws://other/://shared/a", True),  # `*` is anything: write the provider out
+        ("read:*://shared/*", "aws://other/x://shared/a", False),
+        ("read:gcp://team-*/*", "gcp://team-a/b/c", True),
+        ("read:gcp://*/public/*", "gcp://a/public/b", True),
+        ("read:gcp://*/public/*", "gcp://a/private/public/b", False),
+        ("read:gcp://*b/*", "gcp://a/b/c", False),
         ("read:gcp://b/a*b*a", "gcp://b/aba", True),
         ("read:gcp://b/ab*ba", "gcp://b/aba", False),
         ("read:gcp://b/[abc]", "gcp://b/a", False),
@@ -122,7 +125,9 @@ def test_a_scope_that_does_not_exist_is_refused(scope: str) -> None:
         Scope.parse(scope)
 
 
-@pytest.mark.parametrize("scope", ["read:gcp://b", "read:gcp://b/", "write:b", "read:gcp:///"])
+@pytest.mark.parametrize(
+    "scope", ["read:gcp://b", "read:gcp://b/", "read:gcp://b*", "write:b", "read:gcp:///", "read:**"]
+)
 def test_a_scope_that_can_match_no_object_is_refused(scope: str) -> None:
     with pytest.raises(BadRequest, match="matches no object") as caught:
         Scope.parse(scope)
