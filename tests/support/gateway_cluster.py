@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from gateway_process import GatewayProcess
+
 from shardgate_gateway.cache.source import entry_name
 from shardgate_gateway.cluster.placement import rank
 

@@ -15,7 +15,6 @@ from shardgate_gateway.tokens import READ, WRITE
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from shardgate_gateway.cache.source import Source
     from shardgate_gateway.http.call import Call
     from shardgate_gateway.http.service import Bucket, Service
 
@@ -30,29 +29,37 @@ async def stat(service: Service, _call: Call) -> web.StreamResponse:
 
 
 async def prefetch(service: Service, call: Call) -> web.StreamResponse:
-    """Fetch an object or all objects of a prefix; answers when they are in the cache."""
+    """Fetch an object or all objects of a prefix; answers when they are in the caches of the gateways that own them."""
+    forwarder = service.forwarder
 
-    async def one(source: Source) -> int:
-        return (await service.cache.prefetch(source)).size or 0
+    async def one(bucket: Bucket, key: str) -> int:
+        if forwarder is not None and not forwarder.is_from_peer(call):
+            told = await forwarder.ask_owner(call, bucket, key)
+            if told is not None:
+                return int(told["bytes"])
+        return (await service.cache.prefetch(bucket.source(key))).size or 0
 
     done, total, failures = await _for_all(service, call, READ, one)
     return web.json_response({"objects": done, "bytes": total, "failed": failures})
 
 
 async def evict(service: Service, call: Call) -> web.StreamResponse:
-    """Drop an object or all objects of a prefix from the cache; the store keeps them."""
+    """Drop an object or all objects of a prefix from the caches of all gateways; the store keeps them."""
+    forwarder = service.forwarder
 
-    async def one(source: Source) -> int:
-        return int(await service.cache.evict(source))
+    async def one(bucket: Bucket, key: str) -> int:
+        return int(await service.cache.evict(bucket.source(key)))
 
     asked, evicted, failures = await _for_all(service, call, WRITE, one)
+    if forwarder is not None and not forwarder.is_from_peer(call):
+        evicted += sum(told["evicted"] for told in await forwarder.ask_others(call))
     return web.json_response({"objects": asked, "evicted": evicted, "failed": failures})
 
 
 async def _for_all(
-    service: Service, call: Call, scope: str, action: Callable[[Source], Awaitable[int]]
+    service: Service, call: Call, scope: str, action: Callable[[Bucket, str], Awaitable[int]]
 ) -> tuple[int, int, list[dict[str, str]]]:
-    """Run `action` on each source that is meant and that the caller's `scope` covers.
+    """Run `action` on each object that is meant and that the caller's `scope` covers.
 
     Returns how many succeeded, the sum of what they returned, and who failed.
 
@@ -63,9 +70,9 @@ async def _for_all(
         raise BadRequest("say which bucket=, and either object= or prefix=")
     bucket = service.buckets.find(given["bucket"], provider(given), call.grant)
     if "object" in given:
-        source = bucket.source(object_key(given["object"]))
-        call.grant.require(scope, source.label)
-        return 1, await action(source), []
+        key = object_key(given["object"])
+        call.grant.require(scope, f"{bucket}/{key}")
+        return 1, await action(bucket, key), []
     if not call.grant.allows_below(scope, f"{bucket}/{given['prefix']}"):
         raise call.grant.lacks(scope, f"{bucket}/{given['prefix']}*")
     done = total = 0
@@ -74,7 +81,7 @@ async def _for_all(
         keys = [key for key in page if call.grant.allows(scope, f"{bucket}/{key}")]
         for first in range(0, len(keys), PARALLEL):
             group = keys[first : first + PARALLEL]
-            results = await asyncio.gather(*(action(bucket.source(key)) for key in group), return_exceptions=True)
+            results = await asyncio.gather(*(action(bucket, key) for key in group), return_exceptions=True)
             for key, result in zip(group, results, strict=True):
                 if isinstance(result, GatewayError):
                     failures.append({"object": key, "code": result.code, "message": result.message})

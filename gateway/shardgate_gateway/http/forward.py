@@ -255,6 +255,16 @@ class Forwarder:
                 self.peers.suspect(member, error)
         return None
 
+    async def ask_others(self, call: Call) -> list[Any]:
+        """Have the same POST done by all other gateways: the JSON answers of those that can be reached."""
+        answers = []
+        for member in self.peers.others:
+            try:
+                answers.append(await self.ask(call, member, _target(call)))
+            except NotReached as error:
+                self.peers.suspect(member, error)
+        return answers
+
     async def ask(self, call: Call, member: Member, target: str) -> Any:
         """Have a POST answered by this member. Raises as `ask_owner`, and NotReached."""
         answer = await self.peers.client.ask(member, hdrs.METH_POST, target, self._headers(call, {}))

@@ -11,8 +11,9 @@ import pytest
 from gateway_cluster import running_cluster
 from gateway_process import eventually
 from readers import answered, curl, start_curl
-from shardgate import Client, wire
 from shards import random_bytes
+
+from shardgate import Client, wire
 
 BUCKET = "http://b"
 SIZE = 4_000_000

@@ -8,8 +8,9 @@ import os
 from gateway_process import eventually
 from readers import Reader, curl
 from servers_faulty import Fault
-from shardgate import Client, WDTransform, wire
 from shards import random_bytes, shard
+
+from shardgate import Client, WDTransform, wire
 
 BUCKET = "http://b"
 SIZE = 3_000_000
@@ -168,6 +169,20 @@ def test_a_transform_registered_at_one_gateway_is_run_by_the_owner_of_each_shard
     assert len({answer.body for answer in answers}) == 1
     assert [name for name in "abc" if cluster[name].runtimes()] == [owner]
     assert len(origin.gets(key)) == 1
+
+
+def test_objects_are_prefetched_where_they_belong_and_evicted_wherever_they_are(cluster, origin, key):
+    data = random_bytes(SIZE)
+    origin.put(key, data)
+    for name in "abc":
+        assert cluster[name].client.cache.prefetch(BUCKET, key)["bytes"] == SIZE
+    assert origin.bytes_sent(key) == SIZE
+    assert cluster[cluster.others(BUCKET, key)[0]].client.cache.evict(BUCKET, key)["evicted"] == 1
+    for folder in "xyz":
+        cluster["a"].client.put("file://f", f"{key}/{folder}", data)
+    told = cluster["b"].client.cache.prefetch("file://f", prefix=f"{key}/")
+    assert (told["objects"], told["bytes"]) == (3, 3 * SIZE)
+    assert cluster["c"].client.cache.evict("file://f", prefix=f"{key}/")["evicted"] == 3
 
 
 def test_the_cluster_says_who_is_there(cluster):

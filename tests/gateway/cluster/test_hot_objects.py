@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from gateway_cluster import running_cluster
 from readers import curl
-from shardgate import wire
 from shards import random_bytes
+
+from shardgate import wire
 
 BUCKET = "http://b"
 MEMBER = wire.MEMBER_HEADER.lower()

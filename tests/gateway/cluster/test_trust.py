@@ -7,6 +7,7 @@ import json
 import pytest
 from gateway_cluster import running_cluster
 from readers import curl
+
 from shardgate import Client, wire
 from shardgate_gateway.settings import AuthSettings
 from shardgate_gateway.tokens import PEER, Tokens
