@@ -68,6 +68,7 @@ LEEWAY_SECONDS = 10.0
 LOOK_SECONDS = 1.0
 """How often the files are looked at."""
 REMEMBERED = 4096
+DECISIONS = 16384
 _PATTERN = "write PROVIDER://BUCKET/*, like gcp://imagenet/*"
 _SEND = "send `Authorization: Bearer TOKEN`; clients take it from SHARDGATE_TOKEN"
 
@@ -166,11 +167,13 @@ class Grant:
             action: `admin`, `peer`, `transforms:use`, `transforms:register`, `read`, `write`, `package`, `environment`.
             resource: `provider://bucket/key` with the canonical provider, or the id of a transform or environment.
         """
-        return self._holds(action) or any(scope.matches(resource) for scope in self._patterns(action))
+        return _covers(self.scopes, action, resource)
 
     def allows_below(self, action: str, prefix: str) -> bool:
         """Whether there can be a resource beginning with `prefix` that `allows` would let through."""
-        return self._holds(action) or any(scope.matches_below(prefix) for scope in self._patterns(action))
+        return _stands(self.scopes, action) or any(
+            scope.matches_below(prefix) for scope in _patterns(self.scopes, action)
+        )
 
     def require(self, action: str, resource: str = "") -> None:
         """Raise Forbidden, naming the scope that is missing, unless `allows`."""
@@ -184,18 +187,20 @@ class Grant:
             hint="ask the operator of this gateway for a token with that scope, or with a pattern that covers it",
         )
 
-    def _holds(self, action: str) -> bool:
-        """Admins may do everything; peers may read and transform, because they ask for somebody they have checked."""
-        return (
-            ADMIN in self.scopes
-            or (action in FLAGS and action in self.scopes)
-            or (PEER in self.scopes and action in (READ, USE))
-        )
 
-    def _patterns(self, action: str) -> Iterable[Scope]:
-        if action not in RESOURCES:
-            return ()
-        return (scope for scope in map(_parsed, self.scopes) if scope.action == action)
+@lru_cache(maxsize=DECISIONS)
+def _covers(scopes: frozenset[str], action: str, resource: str) -> bool:
+    """Remembered, because the same few tokens read the same objects again and again."""
+    return _stands(scopes, action) or any(scope.matches(resource) for scope in _patterns(scopes, action))
+
+
+def _stands(scopes: frozenset[str], action: str) -> bool:
+    """Admins may do everything; peers may read and transform, because they ask for somebody they have checked."""
+    return ADMIN in scopes or (action in FLAGS and action in scopes) or (PEER in scopes and action in (READ, USE))
+
+
+def _patterns(scopes: frozenset[str], action: str) -> Iterable[Scope]:
+    return (scope for scope in map(_parsed, scopes) if scope.action == action) if action in RESOURCES else ()
 
 
 NOBODY = Grant("nobody", frozenset())
