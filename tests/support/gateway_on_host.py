@@ -44,6 +44,7 @@ class HostGateway(GatewayProcess):
         settings = options.pop("settings", {})
         super().__init__(folder, {BUCKET: self.shards}, **options)
         self.host = cluster.host
+        self.namespace = namespace
         self.settings |= {
             "serve.host": cluster.host,
             "serve.token": TOKEN,
@@ -96,7 +97,8 @@ def gateway_on_host(
     """A started gateway. Fails if its log has a traceback at the end."""
     gateway = HostGateway(cluster, namespace, image, folder, **options)
     try:
-        yield gateway.start()
+        gateway.start()
+        yield gateway
         before, found, after = gateway.said.partition("Traceback (most recent call last)")
         assert not found, before[-1000:] + found + after[:7000]
     finally:
