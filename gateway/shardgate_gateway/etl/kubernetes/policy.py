@@ -18,13 +18,17 @@ from shardgate_gateway.errors import Forbidden, PackageInvalid
 from shardgate_gateway.etl.kubernetes.environment import needed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from decimal import Decimal
 
     from shardgate import wire
     from shardgate_gateway.etl.kubernetes.environment import Environment
     from shardgate_gateway.etl.options import TransformOptions
+    from shardgate_gateway.kube.kinds import Object
     from shardgate_gateway.settings import KubernetesSettings, RuntimeImage
+
+VOLUMES = ("emptyDir", "configMap", "downwardAPI", "persistentVolumeClaim")
+"""What a pod template may bring along. All other kinds lead to the node, to tokens or to other systems."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +60,9 @@ class Policy:
         """
         self.image(manifest, options)
         self._check_limits(options)
-        settings = self._settings
-        allowed, most = settings.allowed_secrets, settings.max_replicas
+        most = self._settings.max_replicas
         for secret in options.secrets:
-            if not _matches(secret, allowed):
-                raise Forbidden(
-                    f"transform {manifest.name!r} may not have the secret {secret!r}", hint=_allowed("secrets", allowed)
-                )
+            self._check_secret(manifest, secret)
         if max(options.replicas, options.min_replicas, options.max_replicas) > most:
             raise Forbidden(
                 f"transform {manifest.name!r} may have {most} pods at most",
@@ -123,17 +123,37 @@ class Policy:
         return options.min_replicas, max(most, options.min_replicas)
 
     def _check_image(self, manifest: wire.Manifest, named: str) -> None:
-        own = tuple(image.image for image in self._settings.images)
-        images = [named] if named else []
-        if manifest.container is not None and manifest.container.pod is not None:
-            spec = manifest.container.pod.get("spec") or {}
-            images += [str(c.get("image")) for kind in ("initContainers", "containers") for c in spec.get(kind) or ()]
-        for image in images:
+        template = (manifest.container.pod if manifest.container is not None else None) or {}
+        spec = template.get("spec") or {}
+        containers = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
+        own = {image.image for image in self._settings.images}
+        for image in [named] * bool(named) + [str(container.get("image")) for container in containers]:
             if image not in own and not _matches(image, self._settings.allowed_images):
                 raise Forbidden(
                     f"transform {manifest.name!r} may not run the image {image!r}",
                     hint=_allowed("images", self._settings.allowed_images),
                 )
+        for container in containers:
+            for secret in _secrets_of(container):
+                self._check_secret(manifest, secret)
+        for volume in spec.get("volumes") or ():
+            self._check_volume(manifest, volume)
+
+    def _check_volume(self, manifest: wire.Manifest, volume: Object) -> None:
+        if "secret" in volume:
+            self._check_secret(manifest, str((volume["secret"] or {}).get("secretName")))
+        elif kinds := volume.keys() - {"name", *VOLUMES}:
+            raise Forbidden(
+                f"transform {manifest.name!r} may not have the volume {volume.get('name')!r} of kind {min(kinds)}",
+                hint=f"a pod template may have {', '.join(VOLUMES)}, and secrets that are allowed",
+            )
+
+    def _check_secret(self, manifest: wire.Manifest, secret: str) -> None:
+        allowed = self._settings.allowed_secrets
+        if not _matches(secret, allowed):
+            raise Forbidden(
+                f"transform {manifest.name!r} may not have the secret {secret!r}", hint=_allowed("secrets", allowed)
+            )
 
     def _check_limits(self, options: TransformOptions) -> None:
         settings, asked = self._settings, options.resources
@@ -157,6 +177,17 @@ def _quantity(text: str) -> Decimal:
 
     value: Decimal = parse_quantity(text)
     return value
+
+
+def _secrets_of(container: Object) -> Iterator[str]:
+    """Names of the Secrets in a container's environment."""
+    for source in container.get("envFrom") or ():
+        if "secretRef" in source:
+            yield str(source["secretRef"].get("name"))
+    for variable in container.get("env") or ():
+        reference = (variable.get("valueFrom") or {}).get("secretKeyRef")
+        if reference is not None:
+            yield str(reference.get("name"))
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -274,7 +274,8 @@ def _problem_of_end(container: Object, ended: Object, pod: Object, events: Seque
     """What a container that ended says about its next run, if anything."""
     code, said = int(ended.get("exitCode", 0)), str(ended.get("message") or "").strip()
     since = _time(ended.get("finishedAt"))
-    if code == USER_ERROR and (own := _own_words(said)):
+    own = _own_words(said)
+    if own and code == USER_ERROR:
         return Problem(*own, heals=False, since=since)
     never_ready = not container.get("started")
     if ended.get("reason") == "OOMKilled":
@@ -302,16 +303,20 @@ def _problem_of_end(container: Object, ended: Object, pod: Object, events: Seque
         message, hint = "it was killed while it started", "was it out of memory? its log may tell"
     else:
         message, hint = f"it ended with exit code {code} while it started", "see its log"
-    message += f": {said[-MAX_WORDS:]}" if said else ""
+    if own:
+        message, hint = own
+    elif said:
+        message += f": {said[-MAX_WORDS:]}"
     return Problem(message, hint, heals=ends < CRASHES and not looping, since=since)
 
 
 def _own_words(said: str) -> tuple[str, str] | None:
+    """What our runtime wrote into its termination log: its message and hint."""
     try:
         words = json.loads(said)
         return str(words["message"]), str(words.get("hint", ""))
     except (ValueError, TypeError, KeyError):
-        return (said, "see its log") if said else None
+        return None
 
 
 def _problem_of_mounts(pod: Object, events: Sequence[Object]) -> Problem | None:
