@@ -119,7 +119,7 @@ def test_pods_follow_readers_up_and_down_to_nothing_and_come_back(cluster: Clust
     down = wait_until(lambda: replicas(cluster, gateway) == 1, 60, "fewer pods")
     nothing = wait_until(lambda: replicas(cluster, gateway) == 0, 60, "no pod at all")
     print(f"three pods after {up:.1f} s, one {down:.1f} s after the last read, none {nothing:.1f} s later")
-    wait_until(lambda: gateway.client.transforms.show(transform)["status"]["state"] == "idle", 30, "it to be idle")
+    wait_until(lambda: gateway.client.transforms.show(transform)["state"] == "idle", 30, "it to be idle")
     wait_until(lambda: not cluster.get("pods", namespace=gateway.namespace, selector=ELASTIC), 90, "pods to end")
     status, digest, seconds = read(url)
     print(f"from no pod to the first byte: {seconds:.2f} s")
