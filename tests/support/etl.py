@@ -18,7 +18,7 @@ from shardgate_gateway.etl.options import TransformOptions
 from shardgate_gateway.etl.registry import Registry, TransformRecord
 from shardgate_gateway.etl.relay import Relay, TransformRequest
 from shardgate_gateway.settings import CacheSettings, EtlSettings, UpstreamSettings
-from shardgate_gateway.state.database import Database
+from shardgate_gateway.state.database import Database, database_url
 from shardgate_gateway.stores.local_folder import LocalFolder
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Etl:
 
     folder: Path
     settings: EtlSettings
+    url: str = ""
     cache: Cache = field(init=False)
     registry: Registry = field(init=False)
     runner: LocalRunner = field(init=False)
@@ -40,13 +41,15 @@ class Etl:
         for name in ("bucket", "state"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.bucket = LocalFolder(self.folder / "bucket", label="gcp://shards")
-        self.database = Database(f"sqlite:///{self.folder / 'state' / 'shardgate.db'}")
+        self.database = Database(database_url(self.url, self.folder / "state"))
         self.database.prepare()
         packages = LocalFolder(self.folder / "state", label="packages")
         self.cache = Cache(CacheSettings(dir=self.folder / "cache", capacity_bytes=1 << 30), UpstreamSettings())
         self.runner = LocalRunner(self.settings, self.folder / "state", self._package)
         self.registry = Registry(self.database, packages, self.settings, self.runner.check)
-        self.relay = Relay(self.runner, self.registry, self.settings, endpoint="http://127.0.0.1:1", sign=lambda _scopes: "")
+        self.relay = Relay(
+            self.runner, self.registry, self.settings, endpoint="http://127.0.0.1:1", sign=lambda _scopes: ""
+        )
 
     async def _package(self, transform_id: str) -> bytes:
         return await self.registry.package(transform_id)
@@ -117,8 +120,8 @@ def children(pid: int) -> list[int]:
 
 
 @asynccontextmanager
-async def etl_in(folder: Path, **settings: Any) -> AsyncIterator[Etl]:
-    etl = Etl(folder, EtlSettings(**{"workers": 2, "start_timeout": 60, **settings}))
+async def etl_in(folder: Path, *, database: str = "", **settings: Any) -> AsyncIterator[Etl]:
+    etl = Etl(folder, EtlSettings(**{"workers": 2, "start_timeout": 60, **settings}), database)
     await etl.start()
     try:
         yield etl

@@ -14,17 +14,29 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 import pytest
-from etl import Etl, etl_in, package_of
+from etl import Etl, etl_in, eventually, package_of
 
 from shardgate import wire
-from shardgate_gateway.errors import BadRequest, NotFound, PackageInvalid, UpstreamCorrupt
+from shardgate_gateway.errors import BadRequest, LocalStorageError, NotFound, PackageInvalid, UpstreamCorrupt
 from shardgate_gateway.etl import registry as registry_module
 from shardgate_gateway.etl.options import TransformOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
 AUTO = TransformOptions()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.servers)])
+def database(request: pytest.FixtureRequest) -> str:
+    """URL of a database; "" is SQLite in the state folder."""
+    return str(request.getfixturevalue("postgres").create()) if request.param == "postgres" else ""
+
+
+@pytest.fixture
+async def etl(tmp_path: Path, database: str) -> AsyncIterator[Etl]:
+    async with etl_in(tmp_path, database=database) as etl:
+        yield etl
 
 
 async def test_a_package_gets_the_id_of_its_content_and_comes_back_as_it_was(etl: Etl) -> None:
@@ -63,7 +75,7 @@ async def test_another_process_sees_a_moved_name_within_a_second(
     etl: Etl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry_module, "LOOKUP_SECONDS", 0.05)
-    async with etl_in(tmp_path) as other:
+    async with etl_in(tmp_path, database=etl.url) as other:
         await etl.registry.register(package_of(b"old"), AUTO)
         await other.registry.resolve("opaque")
         new = await etl.registry.register(package_of(b"new"), AUTO)
@@ -96,10 +108,78 @@ async def test_many_processes_register_and_delete_the_same_transform_at_once(etl
             except NotFound:
                 continue  # somebody else was quicker
 
-    async with etl_in(tmp_path) as second, etl_in(tmp_path) as third:
+    async with etl_in(tmp_path, database=etl.url) as second, etl_in(tmp_path, database=etl.url) as third:
         await asyncio.gather(*(churn(gateway) for gateway in (etl, second, third)))
     record = await etl.registry.register(package_of(), AUTO)
     assert await etl.registry.package(record.id) == package_of()
+
+
+async def test_gateways_that_register_the_same_package_at_once_agree(etl: Etl, tmp_path: Path) -> None:
+    async with etl_in(tmp_path, database=etl.url) as second, etl_in(tmp_path, database=etl.url) as third:
+        for number in range(5):
+            package = package_of(b"%d" % number)
+            records = await asyncio.gather(
+                *(
+                    gateway.registry.register(package, AUTO, created_by=name)
+                    for name, gateway in {"alice": etl, "bob": second, "carol": third}.items()
+                )
+            )
+            assert records[0] == records[1] == records[2]
+    assert len(await etl.registry.list()) == 5
+    assert len([path for path in (etl.folder / "state" / "packages").rglob("*") if path.is_file()]) == 5
+
+
+async def test_orphans_are_removed_when_they_are_old_and_nothing_else_is(
+    etl: Etl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = await etl.registry.register(package_of(), AUTO)
+    folder = etl.folder / "state" / "packages"
+    orphan = folder / "gone-0123456789abcdef" / "0123456789abcdef"
+    orphan.parent.mkdir()
+    orphan.write_bytes(b"of a gateway that died")
+    assert await etl.registry.sweep() == 0  # it may be a registration that goes on right now
+    for path in folder.rglob("*"):
+        os.utime(path, (0, 0))
+    async with etl_in(tmp_path, database=etl.url) as other:
+        swept = await asyncio.gather(etl.registry.sweep(), other.registry.sweep())
+    assert max(swept) == 1
+    assert not orphan.exists()
+    assert await etl.registry.package(record.id) == package_of()
+
+
+async def test_a_gateway_sweeps_by_itself(etl: Etl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_module, "SWEEP_SECONDS", 0.05)
+    orphan = etl.folder / "state" / "packages" / "gone" / "x"
+    orphan.parent.mkdir(parents=True)
+    orphan.write_bytes(b"")
+    os.utime(orphan, (0, 0))
+    etl.registry.start()
+    await eventually(lambda: not orphan.exists())
+
+
+async def test_a_known_transform_stays_known_while_the_database_is_away(
+    etl: Etl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "LOOKUP_SECONDS", 0.0)
+    record = await etl.registry.register(package_of(), AUTO)
+    await etl.registry.resolve("opaque")
+
+    async def away(function: object) -> object:
+        raise LocalStorageError("the database failed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(etl.database, "read", away)
+        assert await etl.registry.resolve("opaque") == record
+        with pytest.raises(LocalStorageError):
+            await etl.registry.resolve(record.id)  # never asked for by this name
+    await etl.registry.delete(record.id)
+    with pytest.raises(NotFound):
+        await etl.registry.resolve("opaque")
+
+
+async def test_who_registered_a_transform_first_is_remembered(etl: Etl) -> None:
+    assert (await etl.registry.register(package_of(), AUTO, created_by="alice")).created_by == "alice"
+    assert (await etl.registry.register(package_of(), AUTO, created_by="bob")).created_by == "alice"
 
 
 async def test_a_package_that_rotted_in_the_store_is_not_handed_out(etl: Etl) -> None:
@@ -165,7 +245,7 @@ def test_options_are_read_from_text() -> None:
 
 async def test_stats_add_up_over_processes_and_restarts(etl: Etl, tmp_path: Path) -> None:
     record = await etl.registry.register(package_of(), AUTO)
-    async with etl_in(tmp_path) as other:
+    async with etl_in(tmp_path, database=etl.url) as other:
         for gateway in (etl, other, etl):
             await gateway.registry.add_stats(record.id, wire.Stats(samples_in=5, fetch_seconds=0.5), "completed")
         await other.registry.add_stats(record.id, wire.Stats(samples_in=1), "abandoned")
@@ -221,7 +301,7 @@ from shardgate_gateway.etl.options import TransformOptions
 from shardgate_gateway.settings import EtlSettings
 
 async def main():
-    etl = Etl(Path(sys.argv[1]), EtlSettings())
+    etl = Etl(Path(sys.argv[1]), EtlSettings(), sys.argv[3])
     for number in range(10**9):
         record = await etl.registry.register(package_of(b"%d" % number * 1000, name="churn"), TransformOptions())
         print(record.id, flush=True)
@@ -236,11 +316,11 @@ def support() -> str:
 
 
 @pytest.fixture
-def registering(tmp_path: Path, support: str) -> Iterator[Any]:
+def registering(tmp_path: Path, support: str, database: str) -> Iterator[Any]:
     started: list[subprocess.Popen[str]] = []
 
     def start() -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", REGISTERS, str(tmp_path), support]
+        command = [sys.executable, "-c", REGISTERS, str(tmp_path), support, database]
         started.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
         return started[-1]
 
@@ -250,15 +330,17 @@ def registering(tmp_path: Path, support: str) -> Iterator[Any]:
         process.wait()
 
 
-async def test_registrations_survive_a_gateway_that_is_killed_at_any_moment(tmp_path: Path, registering: Any) -> None:
+async def test_registrations_survive_a_gateway_that_is_killed_at_any_moment(
+    tmp_path: Path, registering: Any, database: str
+) -> None:
     promised: list[str] = []
-    for turn in range(4):
+    for turn in range(3):
         process = registering()
         promised.append(process.stdout.readline().strip())
         await asyncio.sleep(0.01 * turn)
         os.kill(process.pid, signal.SIGKILL)
         promised += process.communicate()[0].split()
-    async with etl_in(tmp_path) as etl:
+    async with etl_in(tmp_path, database=database) as etl:
         records = {record.id: record for record in await etl.registry.list()}
         assert set(promised) <= set(records)
         for record in records.values():
