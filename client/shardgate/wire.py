@@ -40,8 +40,9 @@ CACHE_HEADER = "X-Shardgate-Cache"
 """How a GET was answered: `hit`, `miss` (it started the fetch), `filling` (another did), `bypass`, `computed`."""
 STAGES_HEADER = "X-Shardgate-Stages"
 """In the GET of a worker that reads the result of an earlier stage of its pipeline: how many stages there are in all.
-Such a GET is answered 503 rather than kept waiting for a worker, and a range of a result that is not kept whole is
-answered with all of it."""
+Such a GET is answered 503 rather than kept waiting for a worker."""
+FROM_HEADER = "X-Shardgate-From"
+"""In its answer, where it has a `Range: bytes=N-` of a result whose length is not known yet: status 200, and this N."""
 ARGS_HEADER = "X-Shardgate-Args"
 BUCKET_HEADER = "X-Shardgate-Bucket"
 OBJECT_HEADER = "X-Shardgate-Object"

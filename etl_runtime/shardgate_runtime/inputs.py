@@ -3,8 +3,8 @@
 A worker on the gateway's machine gets an open file descriptor and reads with `pread`: payloads straight into the bytes
 object that user code gets, small reads through a small buffer. Elsewhere it pulls the shard through HTTP; then the
 length is verified, and a lost connection is continued by range with `If-Match`, so that no byte of another version
-and no short body can pass for the shard. In a pipeline the shard is the result of an earlier stage: it may come whole
-again where a part of it was asked for, and what was read already is dropped; one with a weak etag is not continued.
+and no short body can pass for the shard. In a pipeline the shard is the result of an earlier stage, made while it is
+read: the rest of it comes without a length. One with a weak etag is not continued.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ class Input(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free what `read` needs. Idempotent."""
+
+    def finish(self) -> None:  # noqa: B027 - most inputs need not be read beyond what was wanted of them
+        """Nothing more is wanted. Raises JobFailed if what came can't be trusted after all."""
 
     def read_all(self, limit: int) -> bytes:
         """The rest of the shard.
@@ -128,7 +131,6 @@ class HttpInput(Input):
         self._url = url
         self._weak = weak
         self._stages = stages
-        self._known = 0
         self._headers = {"Accept-Encoding": "identity"}
         self._token = token
         if etag and not weak:
@@ -157,6 +159,11 @@ class HttpInput(Input):
                 return False
         return True
 
+    def finish(self) -> None:
+        """Read an earlier stage to its end: what follows a tar's last sample is padding, and whether it succeeded."""
+        while self._stages and self._read_some(SKIP_BYTES):
+            pass
+
     def close(self) -> None:
         if self._response is not None:
             self._response.close()
@@ -169,7 +176,6 @@ class HttpInput(Input):
                 response = self._response or self._connect()
                 if self.position == self.size:  # the answer was that nothing is left, and its body is not the shard's
                     break
-                self._drop_known(response)
                 data = response.read(count)
             except _TryAgain as error:
                 self._lost(str(error))
@@ -215,12 +221,11 @@ class HttpInput(Input):
             self.size = total
             return
         expected = HTTPStatus.PARTIAL_CONTENT if self.position else HTTPStatus.OK
-        if self._stages and response.status == HTTPStatus.OK:
-            self._known = self.position
-            total = response.length
-        elif response.status != expected:
+        if self.position and response.headers.get(wire.FROM_HEADER) == str(self.position):
+            return
+        if response.status != expected:
             raise self._refused(response)
-        elif self.position:
+        if self.position:
             if not response.headers.get("Content-Range", "").startswith(f"bytes {self.position}-"):
                 raise input_unavailable(f"{self._url} answered another range than asked for, from byte {self.position}")
         elif response.length is not None:
@@ -232,14 +237,6 @@ class HttpInput(Input):
     def _refused(self, response: http.client.HTTPResponse) -> JobFailed:
         with response:
             return JobFailed(wire.refused_input(self._url, self._stages, response.status, response.read(4096)))
-
-    def _drop_known(self, response: http.client.HTTPResponse) -> None:
-        """Of an answer that begins at the first byte again, what was read before."""
-        while self._known:
-            data = response.read(min(self._known, SKIP_BYTES))
-            if not data:
-                raise ConnectionError(f"the result ended {self._known} bytes before where reading it broke off")
-            self._known -= len(data)
 
 
 class _TryAgain(Exception):

@@ -110,6 +110,7 @@ class JobRun:
             output.write(pieces)
             output.end_sample(wire.Checkpoint(index, end))
             del raw, pieces  # or they would live until the next sample is read
+        self.source.finish()
         output.write([end_of_archive(job.output + output.total)])
 
     def _process(self, processor: SampleProcessor, raw: RawSample) -> tuple[list[Piece], int]:

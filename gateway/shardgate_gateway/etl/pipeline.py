@@ -96,7 +96,7 @@ def name_stage(error: GatewayError, stage: int, stages: int, transform_id: str) 
 def _shares(parts: list[str], records: list[TransformRecord], args: str) -> list[str]:
     if len(records) == 1:
         return [args]
-    given = parsed(args) if args else {}
+    given = parsed(args) if args.startswith("{") else args or {}
     if not isinstance(given, dict):
         raise BadRequest("args does not say which transform it is for", hint=_EACH)
     shares = []

@@ -67,8 +67,7 @@ def test_a_command_is_a_transform_with_logs_stats_and_an_identity(
     assert turn.get(BUCKET, "empty") == b""
     assert get(turn, length=True) == turned(BIG)
     assert "request PUT big" in turn.logs()
-    stats = turn.stats()
-    assert (stats["completed"], stats["bytes_in"]) == (3, 2 * len(BIG))
+    eventually(lambda: (turn.stats()["completed"], turn.stats()["bytes_in"]) == (3, 2 * len(BIG)))
     again = gateway.client.etl_from_image(command=command(tmp_path), name=turn.name, cache="never")
     assert again.uuid == turn.uuid
     other = gateway.client.etl_from_image(command=command(tmp_path), name=turn.name, env={"A": "b"})
@@ -97,7 +96,7 @@ def test_a_container_is_told_what_it_is_asked_for(gateway: GatewayProcess, tmp_p
 def test_an_error_of_the_container_is_the_answer(turn: ContainerTransform) -> None:
     with pytest.raises(TransformFailed, match="gcp://data/big: the container answered 422: no such\nthing"):
         get(turn, status=422, say="no such\nthing")
-    with pytest.raises(TransformFailed, match="answered 302.*"):
+    with pytest.raises(TransformFailed, match="the container answered 302"):
         get(turn, status=302)
     with pytest.raises(TransformFailed, match="neither a Content-Length nor chunks"):
         get(turn, unframed=True)
@@ -107,9 +106,9 @@ def test_a_container_that_is_lost_is_asked_again_and_the_reader_sees_a_pause(
     turn: ContainerTransform, gateway: GatewayProcess
 ) -> None:
     assert get(turn, cut=1_000_001, times=2) == turned(BIG)
-    assert turn.stats()["lost"] == 2
+    eventually(lambda: turn.stats()["lost"] == 2)
     assert get(turn, die=2_000_001, times=4) == turned(BIG)  # three requests have been counted
-    assert turn.stats()["lost"] == 3
+    eventually(lambda: turn.stats()["lost"] == 3)
     assert "exit status 3" in turn.logs()
 
 
@@ -138,7 +137,7 @@ def test_results_are_kept_and_read_in_parts(gateway: GatewayProcess, tmp_path: P
     whole = get(made)
     part = curl(gateway.url(BUCKET, "big", transform_id=made.uuid), "-H", "Range: bytes=1000-1999")
     assert (part.status, part.body) == (206, whole[1000:2000])
-    assert made.stats()["completed"] == 1
+    eventually(lambda: made.stats()["completed"] == 1)
     made.delete()
 
 
