@@ -41,7 +41,8 @@ SCRIPT = Path(__file__).parent.parent / "cluster/k8s/cluster"
 NODES = 2
 START_SECONDS = 1500
 """With the compilation of Kubernetes, which takes six minutes on two idle cores."""
-LOCK = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "shardgate/cluster.lock"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "shardgate"
+LOCK = CACHE / f"cluster{os.environ.get('CLUSTER_ID', '')}.lock"
 MARK = "started-by-tests"
 COMMAND_SECONDS = 120
 POLL_SECONDS = 0.2
