@@ -15,6 +15,7 @@ from shardgate.transform import Transform
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from shardgate.client import Client
 
@@ -41,7 +42,7 @@ class ContainerTransform(Transform):
         self, client: Client, container: wire.Container, name: str, verbose: bool, options: Mapping[str, Any]
     ) -> None:
         manifest = wire.Manifest(name=checked_name(name), kind="container", decoder="", container=container)
-        super().__init__(client, manifest, wire.pack_package(manifest), verbose, encoded(options))
+        super().__init__(client, manifest, wire.pack_package(manifest), verbose, options)
 
 
 def container_of_spec(spec: Mapping[str, Any], **how: Any) -> tuple[wire.Container, str]:
@@ -71,15 +72,23 @@ def container_of_spec(spec: Mapping[str, Any], **how: Any) -> tuple[wire.Contain
     return wire.Container(pod=pod, **{**found, **given}), name or str(first.get("name", ""))
 
 
+def load_spec(path: Path) -> dict[str, Any]:
+    """Read a pod template from a YAML or JSON file.
+
+    Raises:
+        CaptureError: It can't be read, or holds something else.
+    """
+    import yaml  # noqa: PLC0415 (only for this)
+
+    try:
+        spec = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise CaptureError(f"{path} can't be read: {error}") from error
+    if not isinstance(spec, dict):
+        raise CaptureError(f"{path} holds no pod template", hint="it needs spec.containers, as in a Pod")
+    return spec
+
+
 def name_of_image(image: str) -> str:
     """`registry/team/resize:1.2` becomes "resize"."""
     return fitting_name(image.partition("@")[0].rpartition("/")[2].partition(":")[0]) or "container"
-
-
-def encoded(options: Mapping[str, Any]) -> dict[str, str]:
-    """Options as they stand in a query: text as it is, everything else as JSON."""
-    return {
-        name: value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-        for name, value in options.items()
-        if value is not None
-    }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
-from typing import Annotated
+from pathlib import Path  # noqa: TC003 - typer reads annotations
+from typing import Annotated, Any
 
 import typer
 
@@ -23,16 +25,26 @@ from shardgate.cli.pods import (
     pod_options,
 )
 from shardgate.client import Client
+from shardgate.container import load_spec
 from shardgate.progress import told
-from shardgate.transform import BytesTransform, WDTransform
+from shardgate.transform import BytesTransform, Transform, WDTransform
 
 etl = typer.Typer(no_args_is_help=True, help="Transforms: functions of yours that run where the shards are.")
 
 
 @etl.command()
 def init(
-    function: Annotated[str, typer.Argument(metavar="FILE:FUNCTION", help="A function, or a class with setup().")],
+    function: Annotated[
+        str, typer.Argument(metavar="[FILE:FUNCTION]", help="A function, or a class with setup().", show_default=False)
+    ] = "",
     *,
+    image: Annotated[str, typer.Option(help="Instead: a program that speaks HTTP, from an image.")] = "",
+    command: Annotated[str, typer.Option(help="Its command line; without a cluster, this is what runs.")] = "",
+    spec: Annotated[Path | None, typer.Option(help="Instead: a pod template, YAML or JSON.", dir_okay=False)] = None,
+    port: Annotated[int | None, typer.Option(help="Where the program listens.", show_default="8000")] = None,
+    health: Annotated[str | None, typer.Option(help="Answers 2xx when it is ready.", show_default="/health")] = None,
+    method: Annotated[wire.ContainerMethod, typer.Option(help="It gets objects (put), or their URLs.")] = "put",
+    content_type: Annotated[str, typer.Option(help="Of its results.")] = "application/octet-stream",
     name: Annotated[str, typer.Option(help="The function's own by default.", show_default=False)] = "",
     of_bytes: Annotated[bool, typer.Option("--bytes", help="It maps whole objects, not samples.")] = False,
     decoder: Annotated[str, typer.Option(help="How samples are decoded; empty leaves bytes.")] = "pil",
@@ -55,17 +67,32 @@ def init(
     token: Token = None,
 ) -> None:
     """Register a transform, start its workers, and print its id."""
-    client, loaded, needs = Client(endpoint, token), load_function(function), requirement or ()
+    client, needs = Client(endpoint, token), requirement or ()
     pods = pod_options(cpu, memory, gpus, replicas, node_selector, tolerate, env, secret)
-    transform: WDTransform | BytesTransform
-    if of_bytes:
+    if bool(function) + bool(image or (command and not spec)) + bool(spec) != 1:
+        raise typer.BadParameter("give FILE:FUNCTION, or --image and --command, or --spec")
+    how: dict[str, Any] = {
+        "method": method,
+        "content_type": content_type,
+        "verbose": verbose,
+        "cache": cache,
+        "workers": workers,
+    }
+    how |= {key: value for key, value in (("port", port), ("health", health)) if value is not None}
+    how |= pods
+    transform: Transform
+    if spec:
+        transform = client.etl_from_spec(load_spec(spec), name, **how)
+    elif not function:
+        transform = client.etl_from_image(image, name, command=shlex.split(command), **how)
+    elif of_bytes:
         transform = BytesTransform(
-            client, loaded, name, verbose, cache=cache, workers=workers, requirements=needs, **pods
+            client, load_function(function), name, verbose, cache=cache, workers=workers, requirements=needs, **pods
         )
     else:
         transform = WDTransform(
             client,
-            loaded,
+            load_function(function),
             name,
             decoder,
             verbose,
