@@ -202,12 +202,14 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> floa
 
 
 def run_script(*arguments: str, seconds: float = COMMAND_SECONDS) -> str:
-    """Run the cluster script; its programs outlive it, so their output must not be waited for."""
-    done = subprocess.run([SCRIPT, *arguments], stdout=subprocess.PIPE, text=True, timeout=seconds, check=False)
+    """Run the cluster script, and return what it printed.
+
+    Raises:
+        NoClusterError: It failed; the message has its words.
+    """
+    done = subprocess.run([SCRIPT, *arguments], capture_output=True, text=True, timeout=seconds, check=False)
     if done.returncode:
-        raise NoClusterError(
-            f"{SCRIPT.name} {' '.join(arguments)} failed with exit code {done.returncode}; its words are above"
-        )
+        raise NoClusterError(f"{SCRIPT.name} {' '.join(arguments)} failed: {done.stderr or done.stdout}")
     return done.stdout
 
 
