@@ -18,6 +18,7 @@ from shardgate.capture import capture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
     from gateway_process import GatewayProcess
     from servers_postgres import Postgres
 
