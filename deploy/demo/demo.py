@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "tests" / "cluster" / "k8s" / "cluster"
+SUPPORT = ROOT / "tests" / "support"
 HELM = str(Path(sys.executable).with_name("helm"))
 OUTPUT = Path("demo-output")
 OURS = OUTPUT / "cluster-is-ours"
@@ -75,6 +76,11 @@ class Cluster:
         return self.run("kubectl", "--namespace", NAMESPACE, *arguments, text=text)
 
     @property
+    def tag(self) -> str:
+        """Of the images: another one for other sources, so that pods are replaced when the demo runs anew."""
+        return self.environment["IMAGE_TAG"]
+
+    @property
     def registry(self) -> str:
         return self.environment["REGISTRY"]
 
@@ -84,7 +90,7 @@ def find_cluster(*, start: bool) -> Cluster | None:
     if os.environ.get("KUBECONFIG"):
         if not os.environ.get("REGISTRY"):
             raise DemoError("set REGISTRY to a registry that this machine pushes to and the cluster's nodes pull from")
-        return Cluster(dict(os.environ))
+        return Cluster({"IMAGE_TAG": source_digest(), **os.environ})
     exports = _cluster_script("env")
     if exports is None:
         if not start:
@@ -95,7 +101,7 @@ def find_cluster(*, start: bool) -> Cluster | None:
         exports = _cluster_script("env") or ""
     found = dict(EXPORT.findall(exports))
     path = found.pop("PATH").replace("$PATH", os.environ["PATH"])
-    return Cluster({**os.environ, **found, "PATH": path})
+    return Cluster({"IMAGE_TAG": source_digest(), **os.environ, **found, "PATH": path})
 
 
 def up(console: Console) -> None:
@@ -139,8 +145,14 @@ def down(console: Console) -> None:
     OURS.unlink(missing_ok=True)
 
 
+def source_digest() -> str:
+    """The tag by which the tests call images of this working tree."""
+    command = [sys.executable, "-c", "import cluster_images; print(cluster_images.source_digest())"]
+    return subprocess.run(command, cwd=SUPPORT, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def build_images(cluster: Cluster) -> None:
-    cluster.run(sys.executable, ROOT / "tests" / "support" / "servers.py", "install", "versitygw")
+    cluster.run(sys.executable, SUPPORT / "servers.py", "install", "versitygw")
     cluster.run(ROOT / "deploy" / "build-images", *IMAGES)
 
 
@@ -150,11 +162,14 @@ def install(cluster: Cluster) -> None:
     cluster.run("kubectl", "apply", "--filename", "-", text=json.dumps(namespace))
     store = (ROOT / "deploy" / "demo" / "store" / "store.yaml").read_text()
     cluster.kubectl(
-        "apply", "--filename", "-", text=store.replace("IMAGE", f"{cluster.registry}/shardgate-demo-store:dev")
+        "apply",
+        "--filename",
+        "-",
+        text=store.replace("IMAGE", f"{cluster.registry}/shardgate-demo-store:{cluster.tag}"),
     )
     chart = ROOT / "deploy" / "helm" / "shardgate"
-    images = f"images.registry={cluster.registry},images.tag=dev,images.pullPolicy=Always"
-    database = f"database.bundled.image={cluster.registry}/shardgate-demo-postgres:dev"
+    images = f"images.registry={cluster.registry},images.tag={cluster.tag}"
+    database = f"database.bundled.image={cluster.registry}/shardgate-demo-postgres:{cluster.tag}"
     cluster.run(
         *(HELM, "upgrade", "--install", RELEASE, chart, "--namespace", NAMESPACE),
         *("--values", chart / "values-demo.yaml", "--set", images, "--set", database, "--wait", "--timeout", "10m"),
