@@ -41,13 +41,11 @@ class PodLogs:
         self._view = view
 
     async def tail(self, transform_id: str, lines: int) -> str:
-        """The last lines of all pods together. Of a start that failed, whose pods are gone, what it said."""
+        """The last lines of all pods together. Where there are none, what a start that failed said."""
         pods = self._view.observe(transform_id).pods
-        if not pods:
-            return self._last_words(transform_id)
         parts = await asyncio.gather(*(self._of_pod(pod, lines) for pod in pods))
         merged = sorted(line for part in parts for line in part)
-        return "".join(f"{text}\n" for _, text in merged[-lines:]) if lines > 0 else ""
+        return "".join(f"{text}\n" for _, text in merged[-lines:]) or self._last_words(transform_id)
 
     async def follow(self, transform_id: str, lines: int) -> AsyncGenerator[bytes]:
         """The last lines of each pod, and what comes, until the generator is closed; b"" now and then."""

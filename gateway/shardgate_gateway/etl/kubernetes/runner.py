@@ -97,6 +97,8 @@ class KubernetesRunner(Runner):
         self._policy.check(manifest, options)
 
     async def ensure(self, record: TransformRecord) -> None:
+        if self._stopped(record.id):
+            raise _was_stopped(record.id)
         if not self._ready(record.id):
             await self._started(record, by_hand=False)
 
@@ -133,12 +135,12 @@ class KubernetesRunner(Runner):
 
     async def stop(self, record: TransformRecord) -> None:
         await self._synced()
-        while True:
+        while not self._stopped(record.id):
             deployment = self._view.deployment(record.id)
             if deployment is None:  # it has to be there to be known as stopped
                 await self._objects.apply(record)
-            elif await self._objects.stop(deployment):
-                return
+            else:
+                await self._objects.stop(deployment)
             await self._view.wait_for_change(record.id, LOOK_SECONDS)
 
     async def remove(self, id: str) -> None:  # noqa: A002
@@ -171,6 +173,10 @@ class KubernetesRunner(Runner):
                 place.release()
 
         return self._containers.connection(f"{host}:{endpoint.port}", record, job, file, done)
+
+    def _stopped(self, transform_id: str) -> bool:
+        deployment = self._view.deployment(transform_id)
+        return deployment is not None and names.ANNOTATION_STOPPED in annotations_of(deployment)
 
     def _ready(self, transform_id: str) -> bool:
         slices = self._view.slices.group(names.transform_label(transform_id)).values()
@@ -231,16 +237,16 @@ class KubernetesRunner(Runner):
 
     def _raise_resting(self, deployment: Object, since: datetime, *, by_hand: bool) -> None:
         """Refuse to wake what somebody stopped, or what failed a moment ago: eight readers share one failure."""
+        transform_id = annotations_of(deployment)[names.ANNOTATION_ID]
         stopped = annotations_of(deployment).get(names.ANNOTATION_STOPPED)
-        status = self._judge(annotations_of(deployment)[names.ANNOTATION_ID]).status
         if stopped and (not by_hand or datetime.fromisoformat(stopped) > since):
-            raise Conflict(f"transform {annotations_of(deployment)[names.ANNOTATION_ID]} was stopped", hint=status.hint)
+            raise _was_stopped(transform_id)
         failure = Failure.of(deployment)
         if failure is None:
             return
         recent = (datetime.now(UTC) - failure.at).total_seconds() < FAILURE_SECONDS
         if failure.at > since or (recent and not by_hand):
-            raise _cant_start(annotations_of(deployment)[names.ANNOTATION_ID], failure.message, failure.hint)
+            raise _cant_start(transform_id, failure.message, failure.hint)
 
     async def _raise_hopeless(self, deployment: Object, transform_id: str) -> None:
         verdict = self._judge(transform_id)
@@ -329,6 +335,12 @@ async def _end(task: asyncio.Task[None]) -> None:
 
 def _cant_start(transform_id: str, message: str, hint: str) -> TransformStartError:
     return TransformStartError(f"{transform_id} can't start: {message}", hint=hint)
+
+
+def _was_stopped(transform_id: str) -> Conflict:
+    return Conflict(
+        f"transform {transform_id} was stopped", hint=f"`shardgate etl start {transform_id}` starts it again"
+    )
 
 
 def _outdated(deployment: Object, record: TransformRecord) -> bool:
