@@ -410,6 +410,16 @@ class Settings(Group):
         return self
 
     @model_validator(mode="after")
+    def _members_share_a_key(self) -> Settings:
+        auth = self.auth
+        secured = self.serve.token or auth.tokens_file
+        if self.cluster.membership != "none" and secured and not (auth.signing_key or auth.signing_key_file):
+            raise ValueError(
+                "gateways of a cluster know each other by the key they share, so auth.signing_key_file must be set"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _memory_is_not_shared(self) -> Settings:
         for name, bucket in self.buckets.items():
             if bucket.where.startswith("mem") and "://" in bucket.where and self.serve.workers > 1:

@@ -120,3 +120,24 @@ def test_folders_are_absolute_and_know_the_home(monkeypatch: pytest.MonkeyPatch,
 def test_settings_survive_the_way_to_a_worker_process() -> None:
     loaded = settings.load(None, {"buckets": {"gs://b": {"where": "mem://"}}, "serve": {"port": 1}})
     assert settings.Settings.model_validate_json(loaded.model_dump_json()) == loaded
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"membership": "static"}, "cluster.members must be set"),
+        ({"membership": "dns"}, "cluster.dns must be set"),
+        ({"membership": "kubernetes"}, "cluster.service must be set"),
+        ({"membership": "static", "name": "a", "members": {"b": "http://b:1"}}, "lacks this gateway itself"),
+    ],
+)
+def test_a_cluster_that_lacks_something_says_what(flags: dict[str, object], message: str) -> None:
+    with pytest.raises(BadRequest, match=message):
+        load(flags={"cluster": flags})
+
+
+def test_gateways_that_ask_for_tokens_must_share_a_key() -> None:
+    cluster = {"membership": "dns", "dns": "http://gateways:51080"}
+    with pytest.raises(BadRequest, match="signing_key_file"):
+        load(flags={"cluster": cluster, "serve": {"token": "secret"}})
+    load(flags={"cluster": cluster, "serve": {"token": "secret"}, "auth": {"signing_key": "k" * 32}})

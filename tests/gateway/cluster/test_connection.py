@@ -1,0 +1,133 @@
+"""HTTP to another gateway, against servers that do not keep to it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from shardgate_gateway.cluster import connection as module
+from shardgate_gateway.cluster.connection import IDLE_CONNECTIONS, Incoming, NotReached, PeerClient
+from shardgate_gateway.cluster.membership import Member
+from shardgate_gateway.errors import UpstreamUnavailable
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
+
+
+@asynccontextmanager
+async def member(*answers, end="close"):
+    """A server that gives these answers, one a connection, or all on one with `end="keep"`; `asked` counts."""
+    left = list(answers)
+    asked = []
+
+    async def serve(reader, writer):
+        try:
+            while left:
+                await reader.readuntil(b"\r\n\r\n")
+                asked.append(1)
+                writer.write(left.pop(0))
+                await writer.drain()
+                if end == "close":
+                    break
+                if end == "stall":
+                    await asyncio.sleep(30)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    client = PeerClient(1)
+    try:
+        yield client, Member("m", f"http://{host}:{port}"), asked
+    finally:
+        client.close()
+        server.close()
+
+
+async def read(client, whom, method="GET"):
+    answer = await client.ask(whom, method, "/", ())
+    try:
+        return answer.head.status, await answer.read()
+    finally:
+        answer.close()
+
+
+async def test_an_answer_is_read_to_its_end_and_the_connection_used_again():
+    async with member(OK, OK, end="keep") as (client, whom, asked):
+        assert [await read(client, whom) for _ in range(2)] == [(200, b"hello")] * 2
+        assert len(asked) == 2
+
+
+async def test_a_chunked_answer_ends_with_its_last_chunk():
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n3\r\n, x\r\n0\r\n\r\n"
+    async with member(chunked, OK, end="keep") as (client, whom, _):
+        assert await read(client, whom) == (200, b"hello, x")
+        assert await read(client, whom) == (200, b"hello")
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Le",
+        b"SSH-2.0-OpenSSH\r\n\r\n",
+        b"",
+    ],
+    ids=["short", "no last chunk", "half a head", "not HTTP", "nothing"],
+)
+async def test_whatever_is_not_whole_raises(cut):
+    async with member(cut) as (client, whom, _):
+        with pytest.raises(UpstreamUnavailable, match="gateway m at"):
+            await read(client, whom)
+
+
+async def test_a_large_body_is_left_to_whoever_moves_it():
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n"
+    async with member(head + bytes(100_000)) as (client, whom, _):
+        answer = await client.ask(whom, "GET", "/", ())
+        parts = [part async for part in answer.parts()]
+        *first, last = parts
+        assert isinstance(last, Incoming)
+        assert sum(map(len, first)) + last.length == 10_000_000
+        answer.close(keep=False)
+
+
+async def test_a_kept_connection_that_was_closed_meanwhile_is_replaced_without_a_word():
+    async with member(OK, OK) as (client, whom, asked):
+        assert await read(client, whom) == (200, b"hello")
+        await asyncio.sleep(0.05)
+        assert await read(client, whom) == (200, b"hello")
+        assert len(asked) == 2
+
+
+async def test_nobody_there_is_told_apart_from_somebody_who_was_lost():
+    async with member() as (_, whom, _):
+        pass
+    with pytest.raises(NotReached, match="can't be reached"):
+        await read(PeerClient(1), whom)
+
+
+async def test_silence_ends_and_short_questions_end_sooner(monkeypatch):
+    monkeypatch.setattr(module, "SILENCE_SECONDS", 0.1)
+    async with member(OK[:-2], end="stall") as (client, whom, _):
+        with pytest.raises(UpstreamUnavailable, match="silent"):
+            await read(client, whom)
+    monkeypatch.setattr(module, "SILENCE_SECONDS", 30)
+    monkeypatch.setattr(module, "SHORT_SECONDS", 0.1)
+    async with member(OK[:-2], end="stall") as (client, whom, _):
+        with pytest.raises(UpstreamUnavailable, match="did not answer within"):
+            await client.tell(whom, "GET", "/", ())
+
+
+async def test_idle_connections_are_bounded():
+    count = IDLE_CONNECTIONS + 5
+    async with member(*[OK] * count, end="keep") as (client, whom, _):
+        answers = [await client.ask(whom, "GET", "/", ()) for _ in range(count)]
+        for answer in answers:
+            await answer.read()
+            answer.close()
+        assert sum(map(len, client._idle.values())) == IDLE_CONNECTIONS

@@ -1,0 +1,46 @@
+"""Members behind a name: asked who they are, and forgotten when the name or they themselves no longer answer."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway_process import GatewayProcess
+
+from servers import free_port
+from shardgate_gateway.cluster.connection import PeerClient
+from shardgate_gateway.cluster.dns import DnsMembership
+
+REFRESH_SECONDS = 0.05
+
+
+async def until(condition):
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 (it looks on its own time, too)
+            await asyncio.sleep(REFRESH_SECONDS)
+
+
+async def test_who_answers_behind_the_name_is_a_member_by_its_own_name(tmp_path):
+    gateway = GatewayProcess(tmp_path, {"file://f": tmp_path}, settings={"cluster.name": "b"})
+    client, changes = PeerClient(1), []
+    membership = DnsMembership(f"http://localhost:{gateway.port}", client, REFRESH_SECONDS)
+    membership.on_change(lambda: changes.append(dict(membership.urls)))
+    try:
+        async with membership:
+            assert membership.urls == {}
+            gateway.start()
+            await until(lambda: membership.urls == {"b": gateway.endpoint})
+            gateway.stop()
+            await until(lambda: membership.urls == {})
+    finally:
+        gateway.close()
+        client.close()
+    assert changes == [{"b": gateway.endpoint}, {}]
+
+
+async def test_members_stay_while_their_name_can_not_be_resolved(caplog):
+    client = PeerClient(1)
+    membership = DnsMembership(f"http://no-such-name.invalid:{free_port()}", client, REFRESH_SECONDS)
+    membership.urls = {"b": "http://127.0.0.1:1"}
+    async with membership:
+        assert membership.urls == {"b": "http://127.0.0.1:1"}
+    assert "can't resolve no-such-name.invalid" in caplog.text
