@@ -129,14 +129,12 @@ class Cluster:
 
     @cached_property
     def nodes(self) -> list[Node]:
-        """The machines, without pretended ones (`kwok`)."""
-        real = self.get("nodes", selector="type!=kwok")
         return [
             Node(
                 node["metadata"]["name"],
                 next(a["address"] for a in node["status"]["addresses"] if a["type"] == "InternalIP"),
             )
-            for node in real
+            for node in self.get("nodes")
         ]
 
     @contextmanager
