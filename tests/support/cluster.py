@@ -45,6 +45,8 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "shard
 LOCK = CACHE / f"cluster{os.environ.get('CLUSTER_ID', '')}.lock"
 MARK = "started-by-tests"
 COMMAND_SECONDS = 120
+MACHINE_SECONDS = 300
+"""To stop or start a machine or a program of one; a busy one is slow to come back."""
 POLL_SECONDS = 0.2
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
 
@@ -162,7 +164,7 @@ class Cluster:
             yield
         finally:
             self._script("node-start", number)
-            wait_until(lambda: ready(self.get(f"node/{node}")[0]), 90, f"{node} to come back")
+            wait_until(lambda: ready(self.get(f"node/{node}")[0]), 150, f"{node} to come back")
 
     @contextmanager
     def program_stopped(self, name: str) -> Iterator[None]:
@@ -172,12 +174,12 @@ class Cluster:
             yield
         finally:
             self._script("start", name)
-            wait_until(lambda: all(ready(node) for node in self.get("nodes")), 90, "every node to be Ready again")
+            wait_until(lambda: all(ready(node) for node in self.get("nodes")), 150, "every node to be Ready again")
 
     def _script(self, *arguments: str) -> None:
         if self.script is None:
             pytest.skip(f"this cluster's machines are not ours to {arguments[0]}")
-        run_script(*arguments)
+        run_script(*arguments, seconds=MACHINE_SECONDS)
 
 
 def ready(thing: Mapping[str, Any]) -> bool:
