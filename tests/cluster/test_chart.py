@@ -81,7 +81,7 @@ def release(cluster: Cluster) -> Iterator[Release]:
 
 @pytest.fixture(scope="module")
 def transform(release: Release) -> WDTransform:
-    return WDTransform(release.client, reversed_bytes, transform_name="reversed", decoder="", min_replicas=2)
+    return WDTransform(release.client, reversed_bytes, transform_name="reversed", wd_decoder="", min_replicas=2)
 
 
 def test_two_gateways_and_their_database_are_ready_soon_in_a_restricted_namespace(release: Release) -> None:
