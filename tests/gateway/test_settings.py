@@ -133,11 +133,11 @@ def test_settings_survive_the_way_to_a_worker_process() -> None:
 )
 def test_a_cluster_that_lacks_something_says_what(flags: dict[str, object], message: str) -> None:
     with pytest.raises(BadRequest, match=message):
-        load(flags={"cluster": flags})
+        settings.load(flags={"cluster": flags})
 
 
 def test_gateways_that_ask_for_tokens_must_share_a_key() -> None:
     cluster = {"membership": "dns", "dns": "http://gateways:51080"}
     with pytest.raises(BadRequest, match="signing_key_file"):
-        load(flags={"cluster": cluster, "serve": {"token": "secret"}})
-    load(flags={"cluster": cluster, "serve": {"token": "secret"}, "auth": {"signing_key": "k" * 32}})
+        settings.load(flags={"cluster": cluster, "serve": {"token": "secret"}})
+    settings.load(flags={"cluster": cluster, "serve": {"token": "secret"}, "auth": {"signing_key": "k" * 32}})
