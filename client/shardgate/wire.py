@@ -39,8 +39,8 @@ TRANSFORM_HEADER = "X-Shardgate-Transform"
 CACHE_HEADER = "X-Shardgate-Cache"
 """How a GET was answered: `hit`, `miss` (it started the fetch), `filling` (another did), `bypass`, `computed`."""
 STAGES_HEADER = "X-Shardgate-Stages"
-"""In the GET of a worker that reads the result of an earlier stage of its pipeline: how many stages there are in all.
-Such a GET is answered 503 rather than kept waiting for a worker."""
+"""In the GET of a worker that reads the result of an earlier stage of its pipeline: how many stages there are in all, a
+space, and the id of the worker's transform. Such a GET may be answered 503 rather than kept waiting for a worker."""
 FROM_HEADER = "X-Shardgate-From"
 """In its answer, where it has a `Range: bytes=N-` of a result whose length is not known yet: status 200, and this N."""
 ARGS_HEADER = "X-Shardgate-Args"

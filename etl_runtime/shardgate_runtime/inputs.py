@@ -125,9 +125,12 @@ class HttpInput(Input):
     Args:
         url, token, etag, weak, stages: As in `wire.Job`.
         start: First byte.
+        reader: Id of the transform whose worker this is.
     """
 
-    def __init__(self, url: str, token: str, etag: str, start: int, *, weak: bool = False, stages: int = 0) -> None:
+    def __init__(
+        self, url: str, token: str, etag: str, start: int, *, weak: bool = False, stages: int = 0, reader: str = ""
+    ) -> None:
         self._url = url
         self._weak = weak
         self._stages = stages
@@ -136,7 +139,7 @@ class HttpInput(Input):
         if etag and not weak:
             self._headers["If-Match"] = f'"{etag}"'
         if stages:
-            self._headers[wire.STAGES_HEADER] = str(stages)
+            self._headers[wire.STAGES_HEADER] = f"{stages} {reader}"
         self._response: http.client.HTTPResponse | None = None
         self._failures = 0
         self.size: int | None = None

@@ -198,7 +198,9 @@ def open_input(job: wire.Job, fd: int | None, transform_id: str) -> Input:
     elif fd is not None:
         return FileInput(fd, job.input_offset, job.input_size, job.input)
     elif job.url:
-        return HttpInput(job.url, job.token, job.etag, job.input, weak=job.weak, stages=job.stages)
+        return HttpInput(
+            job.url, job.token, job.etag, job.input, weak=job.weak, stages=job.stages, reader=job.transform_id
+        )
     else:
         problem = "the job came without an input: neither a file descriptor nor a URL"
     if fd is not None:

@@ -107,7 +107,7 @@ def test_a_pod_template_is_a_transform_and_what_keeps_it_from_starting_is_told(
     assert made.name == "spec"
     assert sizes(made.get(BUCKET, "photos.tar"))[0][1] == (64, 48)
     made.delete()
-    with pytest.raises(TransformFailed, match="(?i)image"):
+    with pytest.raises(TransformFailed, match=r"(?i)image"):
         client.etl_from_image(f"{cluster.registry}/thumbnails:missing", "missing")
     with pytest.raises(GatewayError, match="something-else:1"):
         client.etl_from_image(f"{cluster.registry}/something-else:1", "else")

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 BACKOFF_SECONDS = 0.05
 """Before the third attempt without progress; doubles, with jitter. The second follows at once."""
 MAX_BACKOFF_SECONDS = 2.0
-STAGE_PAUSE_SECONDS = (0.05, 0.5)
+STAGE_PAUSE_SECONDS = (0.05, 1.0)
 """Before a stage asks again whose input had no worker: chosen at random between these."""
 
 
@@ -72,7 +72,7 @@ class TransformRequest:
         before: Earlier stages of a pipeline, whose result is the input in place of the raw object.
         version: Of that input, where there are any.
         stages: Of the whole pipeline.
-        inner: The reader is a worker of a later stage.
+        reader: Id of the transform whose worker reads it, the next stage; "" for anybody else.
     """
 
     record: TransformRecord
@@ -85,12 +85,17 @@ class TransformRequest:
     before: tuple[Stage, ...] = ()
     version: ObjectMeta | None = None
     stages: int = 1
-    inner: bool = False
+    reader: str = ""
 
     @property
     def restarts(self) -> bool:
         """No worker can go on where another one ended."""
         return self.record.manifest.container is not None or (self.version is not None and self.version.weak)
+
+    @property
+    def waits(self) -> float | None:
+        """Seconds for a free worker, None for as long as it takes."""
+        return STAGE_SECONDS if self.reader and self.reader < self.record.id else None
 
     def blame(self, error: GatewayError) -> GatewayError:
         name_stage(error, len(self.before) + 1, self.stages, self.record.id)
@@ -185,7 +190,7 @@ class Relay:
 
     async def _hand_over(self, request: TransformRequest, job: wire.Job, file: FileSpan | None) -> WorkerConnection:
         try:
-            async with asyncio.timeout(STAGE_SECONDS if request.inner else None):
+            async with asyncio.timeout(request.waits):
                 return await self._runner.connect(request.record, job, file)
         except TimeoutError:
             raise Busy(f"no worker of {request.record.id} is free", hint="add workers", retry_after=1.0) from None
@@ -221,10 +226,10 @@ class Relay:
     ) -> None:
         """Return when it is time for another worker; raise `error` if there shall be none."""
         if isinstance(error, _StageBusy):
-            await asyncio.sleep(random.uniform(*STAGE_PAUSE_SECONDS))  # noqa: S311 (others wait for us as we for them)
+            await asyncio.sleep(random.uniform(*STAGE_PAUSE_SECONDS))  # noqa: S311 (not at the same time as others)
             return
         if isinstance(error, Busy):
-            if request.inner or not begun:
+            if request.reader or not begun:
                 raise error
             await asyncio.sleep(error.retry_after or MAX_BACKOFF_SECONDS)  # a paused reader is not cut for that
             return

@@ -66,7 +66,7 @@ class ResultSource(Source):
         query: The rest of its identity.
         request_id: Of the request that wants it, for logs.
         stages: Of the pipeline that it belongs to.
-        inner: It is read by a worker of a later stage.
+        reader: Id of the transform whose worker reads it, if one does.
 
     Nothing promises that a container makes the same bytes of the same input, so its results have weak etags, and so has
     whatever is made of them.
@@ -83,7 +83,7 @@ class ResultSource(Source):
         request_id: str,
         *,
         stages: int,
-        inner: bool,
+        reader: str,
     ) -> None:
         self._relay = relay
         self._cache = cache
@@ -94,7 +94,7 @@ class ResultSource(Source):
         self.chain: tuple[Stage, ...] = (*(before.chain if before else ()), Stage(record, query.args))
         self.version = version
         self._stages = stages
-        self._inner = inner
+        self._reader = reader
         self.query = query
         self.request_id = request_id
         identity = (source.label, version.etag, record.id, query.args, str(query.seed), str(query.epoch))
@@ -131,7 +131,7 @@ class ResultSource(Source):
             before=self.chain[:-1],
             version=self.version if len(self.chain) > 1 else None,
             stages=self._stages,
-            inner=self._inner,
+            reader=self._reader,
         )
 
     async def open(self, *, start: int = 0, end: int | None = None, if_match: str | None = None) -> ObjectStream:
@@ -202,7 +202,7 @@ class Results:
         *,
         request_id: str,
         stages: int = 0,
-        inner: bool = False,
+        reader: str = "",
     ) -> ResultSource:
         """The result, by name: its `meta` holds ETag and content type; nothing runs.
 
@@ -212,8 +212,8 @@ class Results:
             version: What is known of its version.
             query: Seed and epoch, for all of them.
             request_id: Of the request that wants it.
-            stages: Of the pipeline of which this one is the beginning, if it is `inner`.
-            inner: It is read by a worker of the next stage.
+            stages: Of the pipeline of which this one is the beginning, if there is a `reader`.
+            reader: Id of the transform whose worker reads it: the next stage.
         """
         made: ResultSource | None = None
         for stage in pipeline:
@@ -228,7 +228,7 @@ class Results:
                 share,
                 request_id,
                 stages=stages or len(pipeline),
-                inner=inner,
+                reader=reader,
             )
         assert made is not None
         return made

@@ -92,9 +92,8 @@ async def _result(
 ) -> ResultSource:
     pipeline = await _pipeline(service, target)
     query = Query(seed=target.seed, epoch=target.epoch)
-    stages = _stages(call, len(pipeline))
-    inner = stages > len(pipeline)
-    return service.results.source(pipeline, source, version, query, request_id=call.id, stages=stages, inner=inner)
+    stages, reader = _stages(call, len(pipeline))
+    return service.results.source(pipeline, source, version, query, request_id=call.id, stages=stages, reader=reader)
 
 
 async def _pipeline(service: Service, target: ObjectTarget) -> tuple[Stage, ...]:
@@ -102,14 +101,15 @@ async def _pipeline(service: Service, target: ObjectTarget) -> tuple[Stage, ...]
     return await resolve_pipeline(service.registry, target.transform, target.args, service.settings.etl.args_bytes)
 
 
-def _stages(call: Call, own: int) -> int:
-    """Stages of the whole pipeline: more than `own` if a worker of a later one asks."""
+def _stages(call: Call, own: int) -> tuple[int, str]:
+    """Stages of the whole pipeline, and the transform whose worker asks, if one does."""
     said = call.headers.get(wire.STAGES_HEADER)
     if said is None:
-        return own
-    if not (said.isascii() and said.isdigit() and own < int(said) <= wire.MAX_STAGES):
+        return own, ""
+    count, _, reader = said.partition(" ")
+    if not (count.isascii() and count.isdigit() and own < int(count) <= wire.MAX_STAGES and reader):
         raise BadRequest(f"{wire.STAGES_HEADER} can't be {said!r}", hint="it is for workers of pipelines")
-    return int(said)
+    return int(count), reader
 
 
 def _rest(call: Call) -> int:

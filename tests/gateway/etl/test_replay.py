@@ -1,4 +1,4 @@
-"""Attempts that all begin at the first byte: nothing is delivered twice, and nothing that differs is followed by more."""
+"""Attempts that all begin at the first byte: nothing is delivered twice, and what differs is not continued."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class UrlBody(InputBody):
         if job.etag and not job.weak:
             headers[hdrs.IF_MATCH] = f'"{job.etag}"'
         if job.stages:
-            headers[wire.STAGES_HEADER] = str(job.stages)
+            headers[wire.STAGES_HEADER] = f"{job.stages} {job.transform_id}"
         response = await session.get(job.url, headers=headers)
         if response.status != HTTPStatus.OK:
             text = await response.content.read(REFUSAL_BYTES)
