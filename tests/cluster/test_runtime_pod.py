@@ -109,16 +109,18 @@ def behave(sample: dict[str, Any], args: str) -> Any:
     import mmap
     import os
 
-    if sample["__key__"] == "000003" and args == "shared":  # memory that no limit of the process counts
+    if sample["__key__"] == "000000" and args == "shared":  # memory that no limit of the process counts
         memory = mmap.mmap(-1, 4 << 30)
         for page in range(0, 4 << 30, 1 << 20):
             memory[page : page + (1 << 20)] = b"x" * (1 << 20)
-    if sample["__key__"] == "000003" and args == "private":
+    if sample["__key__"] == "000000" and args == "private":
         sample["bin"] = bytearray(4 << 30)
-    if args == "orphans" and not os.fork():
-        if not os.fork():
+    if args == "orphans":
+        child = os.fork()
+        if not child:
+            os.fork()  # its parent ends at once, so it is pid 1 who hears of its end
             os._exit(0)
-        os._exit(0)
+        os.waitpid(child, 0)
     return sample
 
 
@@ -141,7 +143,7 @@ def test_a_sample_that_takes_all_memory_is_named_and_the_pod_lives_on(cluster: C
         assert failed.status == 422, failed.data
         said = failed.json()
         assert reason in said["message"] or "killed with its whole container" in said["message"], said
-        assert '(sample 3, "000003"' in said["message"], said
+        assert '(sample 0, "000000"' in said["message"], said
         print(f"{args}: {said['message'].splitlines()[0]} (after {time.monotonic() - began:.1f} s)")
     assert get(gateway, transform_id=id, args="none").data == whole.data
     (pod,) = cluster.get("pods", namespace=gateway.namespace, selector=f"{COMPONENT},shardgate.io/transform={id}")
