@@ -35,6 +35,7 @@ APPLY_PATCH = "application/apply-patch+yaml"
 """JSON is YAML, too."""
 REQUEST_SECONDS = 15.0
 CONNECT_SECONDS = 5.0
+"""With TLS: a server that hangs takes connections, too."""
 LINE_BYTES = 2 << 20
 """Of an event in a watch: etcd takes no larger object."""
 PAGE = 500
@@ -129,7 +130,7 @@ class KubeApi:
         content_type: str = JSON,
     ) -> Object:
         """One request with a JSON answer."""
-        limits = aiohttp.ClientTimeout(total=REQUEST_SECONDS, sock_connect=CONNECT_SECONDS)
+        limits = aiohttp.ClientTimeout(total=REQUEST_SECONDS, connect=CONNECT_SECONDS)
         async with self._answer(method, path, query or {}, limits, body, content_type) as response:
             answer: Object = json.loads(await response.read())
             return answer
@@ -142,7 +143,7 @@ class KubeApi:
 
         Reading it raises KubernetesUnavailable too, as long as it is done within the `with` block.
         """
-        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=silence)
+        limits = aiohttp.ClientTimeout(total=None, connect=CONNECT_SECONDS, sock_read=silence)
         async with self._answer("GET", path, query, limits, None, JSON) as response:
             yield response.content
 

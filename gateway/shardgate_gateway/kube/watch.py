@@ -80,6 +80,7 @@ class Reflector:
         self._keep = keep
         self._groups: dict[str, dict[str, Object]] = {}
         self._callbacks: list[Callable[[str], None]] = []
+        self._version = ""
         self._synced = asyncio.Event()
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -117,21 +118,21 @@ class Reflector:
         await self._changed.wait()
 
     async def _run(self) -> None:
-        version, cause, backoff = "", "start", BACKOFF_SECONDS
+        cause, backoff = "start", BACKOFF_SECONDS
         while True:
             began = asyncio.get_running_loop().time()
             try:
                 metrics.KUBERNETES_WATCHES.labels(self._kind.plural, cause).inc()
                 async with contextlib.AsyncExitStack() as stack:
-                    version = version or await self._list()
-                    lines = await stack.enter_async_context(self._stream(version))
+                    self._version = self._version or await self._list()
+                    lines = await stack.enter_async_context(self._stream(self._version))
                     while line := await lines.readline():
-                        version = self._take(json.loads(line))
+                        self._version = self._take(json.loads(line))
                         backoff = BACKOFF_SECONDS
                 cause = "ended"
             except KubernetesError as error:
                 cause = "gone" if error.status == GONE else "failed"
-                version = "" if error.status == GONE else version
+                self._version = "" if error.status == GONE else self._version
                 log.info("watching %s: %s", self._kind.plural, error.message)
             except ValueError as error:  # half a line, or one without end
                 cause = "broken"
