@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -57,8 +58,10 @@ START_SECONDS = 60.0
 RETRY_SECONDS = 0.5
 PASSING = ("starting up", "shutting down", "not accepting connections", "too many")
 """What a server says that will take connections later."""
-ATTEMPTS = 5
+ATTEMPTS = 10
 """Runs of a write that other gateways get in the way of."""
+COLLISION_SECONDS = 0.05
+"""At most so long between two runs."""
 COLLISIONS = ("40001", "40P01")
 """SQLSTATE of what PostgreSQL ends because of another transaction: it could not be serialised, or it was a deadlock."""
 
@@ -144,6 +147,7 @@ class Database:
                     return function(session)
             except SQLAlchemyError as error:
                 if attempt < ATTEMPTS and _collided(error):
+                    time.sleep(random.uniform(0, COLLISION_SECONDS))  # noqa: S311 (so that they don't meet again)
                     continue
                 cause = getattr(error, "orig", None) or error
                 raise LocalStorageError(

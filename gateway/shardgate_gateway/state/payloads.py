@@ -174,10 +174,14 @@ def _chunk(session: Session, version: str, number: int) -> bytes:
 
 
 def _publish(session: Session, row: PayloadRow) -> None:
-    """Replace what is there; where two find nothing there, the second insert fails, and is run again."""
-    _remove(session, row.key)
-    session.flush()
-    session.add(row)
+    """Replace what is there; of two that find nothing there, one fails to insert, and is run again."""
+    known = session.get(PayloadRow, row.key, with_for_update=True)
+    if known is None:
+        session.add(row)
+    else:
+        _remove_chunks(session, known.version)
+        known.version, known.size, known.content_type = row.version, row.size, row.content_type
+        known.stored_at = row.stored_at
     session.flush()
     _remove_abandoned(session)
 

@@ -130,24 +130,6 @@ def test_the_password_of_a_server_is_not_in_the_message(monkeypatch: pytest.Monk
     assert "refused" in raised.value.message
 
 
-OPENS = """
-import sys
-from shardgate_gateway.state.database import Database
-database = Database(sys.argv[1])
-database.prepare()
-print("open", flush=True)
-sys.stdin.read()
-database.close()
-"""
-
-
-def test_processes_that_start_together_make_one_database(url: str) -> None:
-    command = [sys.executable, "-c", OPENS, url]
-    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    answers = [process.communicate(timeout=60)[0] for process in processes]
-    assert answers == ["open\n"] * 4
-
-
 WRITES = """
 import asyncio, sys
 from sqlalchemy import update

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -176,6 +177,24 @@ def test_a_schema_of_a_version_that_never_was_is_refused(tmp_path: Path) -> None
     connection.close()
     with pytest.raises(LocalStorageError, match="version 5"):
         prepare(url)
+
+
+def test_a_migration_that_does_not_come_to_its_end_has_done_nothing(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_first_version(url)
+    before = shape(url)
+    upgrade = command.upgrade
+
+    def upgrade_and_fail(config: Config, revision: str) -> None:
+        upgrade(config, revision)
+        raise LocalStorageError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(command, "upgrade", upgrade_and_fail)
+        with pytest.raises(LocalStorageError, match="the disk is full"):
+            prepare(url)
+    assert shape(url) == before
+    prepare(url)
+    assert shape(url) != before
 
 
 PREPARES = """
