@@ -42,7 +42,6 @@ from shardgate_gateway.http.upload import Upload
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
 
-    from shardgate_gateway.cache.source import Source
     from shardgate_gateway.cluster.connection import Answer, Head
     from shardgate_gateway.cluster.credentials import Credentials
     from shardgate_gateway.cluster.membership import Member
@@ -103,6 +102,11 @@ class Forwarder:
     def is_from_peer(self, call: Call) -> bool:
         return self._credentials.are_good(call.headers.get(wire.FORWARDED_HEADER))
 
+    def heat_line(self, thing: str) -> str:
+        """Count a request that another gateway passed on; the header line that the answer gets if the object is hot."""
+        copies = self.peers.heat.count(thing)
+        return f"{wire.HOT_HEADER}: {copies}\r\n" if copies > 1 else ""
+
     # --- reading
 
     async def read(
@@ -113,13 +117,16 @@ class Forwarder:
         thing, peers = source.entry_name, self.peers
         ranked = peers.ranked(thing)
         if self.is_from_peer(call):
-            copies = peers.heat.count(thing) if ranked[0] == peers.me else _copies(call.headers)
-            if copies > 1:
-                call = self._as_hot(call, bucket, key, ranked, copies) if whole else call
-            return await handler(service, call)
+            if ranked[0] != peers.me:
+                hot = whole and _copies(call.headers) > 1
+                return await handler(service, self._from(ranked[0], call, bucket, key) if hot else call)
+            line = self.heat_line(thing)
+            return await handler(service, replace(call, more=line) if whole else call)
         copies = min(peers.heat.copies(thing), len(ranked)) if whole else 1
+        if peers.me == ranked[0]:
+            return await handler(service, call)
         if peers.me in ranked[:copies]:
-            return await handler(service, self._as_hot(call, bucket, key, ranked, copies) if copies > 1 else call)
+            return await handler(service, self._from(ranked[0], call, bucket, key))
         first = random.choice(ranked[:copies])  # noqa: S311
         if first.name in _reached(call):
             peers.heat.heard(thing, max(copies, peers.heat.count(thing)))
@@ -134,19 +141,14 @@ class Forwarder:
                 peers.suspect(member, error)
         return await handler(service, call)
 
-    def _as_hot(self, call: Call, bucket: Bucket, key: str, ranked: tuple[Member, ...], copies: int) -> Call:
-        owner = ranked[0]
-        if owner == self.peers.me:
-            return replace(call, more=f"{wire.HOT_HEADER}: {copies}\r\n")
-        return replace(call, copy_of=self._copy(owner, bucket, key))
-
-    def _copy(self, owner: Member, bucket: Bucket, key: str) -> Source:
+    def _from(self, owner: Member, call: Call, bucket: Bucket, key: str) -> Call:
+        """The same call, for our copy of an object that is read from its owner."""
         name = owner.url, str(bucket)
         peer = self._buckets.get(name)
         if peer is None:
             peer = PeerBucket(owner.url, bucket.provider, bucket.name, self._upstream, self._credentials.token)
             self._buckets[name] = peer
-        return PeerSource(bucket.source(key), peer, key)
+        return replace(call, copy_of=PeerSource(bucket.source(key), peer, key))
 
     async def _proxy(self, call: Call, member: Member, thing: str, copies: int) -> Sent:
         """Pass the request on, and the answer back.

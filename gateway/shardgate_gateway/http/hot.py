@@ -90,9 +90,7 @@ class HotPath:
         source = self._source(message.path)
         if source is None or not self._may_read(headers, source):
             return False
-        if self._forwarder is not None and (
-            wire.FORWARDED_HEADER in headers or not self._forwarder.peers.serves(source.entry_name)
-        ):
+        if self._forwarder is not None and not self._forwarder.peers.serves(source.entry_name):
             return False
         reading = self._service.cache.lookup(source)
         if reading is None:
@@ -101,13 +99,16 @@ class HotPath:
         reading.aclose()
         if content is None:
             return False
+        more = _FIELDS
+        if self._forwarder is not None and wire.FORWARDED_HEADER in headers:
+            more += self._forwarder.heat_line(source.entry_name)
         top = head(
             HTTPStatus.OK,
             entity(reading.meta),
             request_id=request_id(headers),
             length=len(content),
             closing=False,
-            more=_FIELDS,
+            more=more,
         )
         if len(content) <= JOIN_BYTES:
             transport.write(top + content)
