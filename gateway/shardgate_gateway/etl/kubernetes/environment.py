@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -79,10 +80,13 @@ def needed(requirements: Iterable[str], image: str, python: str, provides: Itera
     return Environment(image, python, absent) if absent else None
 
 
-def _always() -> set[str]:
+@cache
+def _always() -> frozenset[str]:
     """What every runtime image has: our dependencies, and those of the extra `runtime`."""
     own = map(Requirement, metadata.requires("shardgate") or ())
-    return {str(canonicalize_name(r.name)) for r in own if r.marker is None or r.marker.evaluate({"extra": "runtime"})}
+    return frozenset(
+        str(canonicalize_name(r.name)) for r in own if r.marker is None or r.marker.evaluate({"extra": "runtime"})
+    )
 
 
 class EnvironmentBuilder:
@@ -125,7 +129,7 @@ class EnvironmentBuilder:
         async with AsyncExitStack() as stack:
             jobs = await stack.enter_async_context(Reflector(self._api, JOB, selector))
             pods = await stack.enter_async_context(Reflector(self._api, POD, selector))
-            job = await self._start(name, environment)
+            job = await self._start(name, environment, jobs)
             try:
                 async with asyncio.timeout(self._settings.environment_seconds):
                     await self._wait(environment, job, jobs, pods)
@@ -137,7 +141,7 @@ class EnvironmentBuilder:
                 ) from None
         await self._api.delete(JOB, name)
 
-    async def _start(self, name: str, environment: Environment) -> str:
+    async def _start(self, name: str, environment: Environment, jobs: Reflector) -> str:
         """Make the Job, or join the one that runs; its uid."""
         while True:
             try:
@@ -146,17 +150,14 @@ class EnvironmentBuilder:
                 if error.status != CONFLICT:
                     raise
                 job = await self._api.get(JOB, name) or {}
-                if not job or _condition(job, "Failed"):
-                    await self._remove(name)  # of an attempt that is over
+                if not job or _condition(job, "Failed"):  # of an attempt that is over
+                    await self._api.delete(JOB, name)
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(jobs.wait_for_change(), LOOK_SECONDS)
                     continue
                 return str(job["metadata"]["uid"])
             await self._api.apply(self._secret(name, environment, job))
             return str(job["metadata"]["uid"])
-
-    async def _remove(self, name: str) -> None:
-        await self._api.delete(JOB, name)
-        while await self._api.get(JOB, name) is not None:
-            await asyncio.sleep(0.1)
 
     async def _wait(self, environment: Environment, job: str, jobs: Reflector, pods: Reflector) -> None:
         while await self._environments.find(environment.digest) is None:
