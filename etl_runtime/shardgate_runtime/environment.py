@@ -4,10 +4,10 @@ Installing at every pod's start would cost each of them minutes, and all of them
 once per set of requirements and image, in that image (`python -m shardgate_runtime.environment`), and uploads a folder
 that the pods then unpack.
 
-pip does it in two steps. First it resolves what is missing against what the image has, and only reports: what is there
-and fits stays, and a dependency that is there in a version that does not fit is on the list. Then exactly this list goes
-into the folder. Nothing of the image is ever changed. What pip says of a requirement that it can't find is what the user
-gets to read.
+pip does it in two steps. First it resolves what is missing against what the image has, and only reports: what is
+there and fits stays, and a dependency that is there in a version that does not fit is on the list. Then exactly this
+list goes into the folder. Nothing of the image is ever changed. What pip says of a requirement that it can't find is
+what the user gets to read.
 
 A requirement counts as missing by its distribution's name. Another version than the one that was captured is none too
 few: workers only warn of it, as they do on one machine.

@@ -139,7 +139,7 @@ class WorkerLost(TransformError):
 
 
 class KubernetesError(GatewayError):
-    """Carries the answer's HTTP status (0 without an answer) and Kubernetes' own reason (`NotFound`, `Forbidden`, ...)."""
+    """Carries the answer's HTTP status (0 without an answer) and Kubernetes' own reason (`NotFound`, `Forbidden`)."""
 
     code = "kubernetes_failed"
 

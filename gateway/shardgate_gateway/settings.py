@@ -92,8 +92,8 @@ class AuthSettings(Group):
     )
     anonymous: tuple[str, ...] = Field(
         (),
-        description="Scopes of requests without any token, like `read:gcp://public/*`: for readers that can't send one, "
-        "on a network that you trust. None by default.",
+        description="Scopes of requests without any token, like `read:gcp://public/*`: for readers that can't send "
+        "one, on a network that you trust. None by default.",
     )
     signing_key_file: str = Field(
         "",
@@ -357,13 +357,13 @@ class StateSettings(Group):
     )
     database: str = Field(
         "",
-        description="SQLAlchemy URL of the registry, like `postgresql://user:password@host/name`, which several gateways "
-        "can share; empty is SQLite in `dir`.",
+        description="SQLAlchemy URL of the registry, like `postgresql://user:password@host/name`, which several "
+        "gateways can share; empty is SQLite in `dir`.",
     )
     packages: str = Field(
         "",
-        description="Bucket location (as in `buckets`) that holds the packages; empty is a folder in `dir` with SQLite, "
-        "and rows of the database with PostgreSQL.",
+        description="Bucket location (as in `buckets`) that holds the packages; empty is a folder in `dir` with SQLite, and "
+        "rows of the database with PostgreSQL.",
     )
 
 

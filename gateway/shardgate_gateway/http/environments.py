@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from contextlib import aclosing
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
