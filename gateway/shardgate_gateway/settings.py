@@ -362,8 +362,8 @@ class StateSettings(Group):
     )
     packages: str = Field(
         "",
-        description="Bucket location (as in `buckets`) that holds the packages; empty is a folder in `dir` with SQLite, and "
-        "rows of the database with PostgreSQL.",
+        description="Bucket location (as in `buckets`) with the packages; empty is a folder in `dir` with SQLite, "
+        "and rows of the database with PostgreSQL.",
     )
 
 
