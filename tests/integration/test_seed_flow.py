@@ -1,22 +1,11 @@
-"""The user's own document, run word for word: its code blocks, with only the imports and the address changed."""
+"""The user's own document, run word for word on this machine; tests/cluster/test_seed.py runs it in a cluster."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-DOCUMENT = "003_ca8f29194bd5c630.txt"
-IMPORTS = {
-    "from aistore.sdk import Client": "from shardgate import Client",
-    "from aistore.client.transform import WDTransform": "from shardgate import WDTransform",
-    "from utils import": "from shardgate import",
-}
+import seed_document
 
 pytestmark = [
     # Decoding and transforming 2 x 7 shards of photographs in one process and again in the workers.
@@ -28,38 +17,15 @@ pytestmark = [
 ]
 
 
-def seeds() -> Path:
-    folders = [os.environ.get("SHARDGATE_SEEDS", ""), str(Path(__file__).parents[3] / "shared" / "seeds")]
-    for folder in filter(None, folders):
-        if (path := Path(folder) / DOCUMENT).is_file():
-            return path
-    pytest.skip(f"{DOCUMENT} is not beside this checkout; set SHARDGATE_SEEDS to its folder")
-
-
-def code_blocks(endpoint: str) -> list[str]:
-    """The document's Python blocks in an order that runs: it shows a call before the function that it takes."""
-    blocks = re.findall(r"```python\n(.*?)```", seeds().read_text(), re.DOTALL)
-    for old, new in IMPORTS.items():
-        blocks = [block.replace(old, new) for block in blocks]
-    blocks = [block.replace("http://aistore-sample-proxy:51080", endpoint) for block in blocks]
-    first_call = next(i for i, block in enumerate(blocks) if "train_etl = WDTransform" in block)
-    definition = next(i for i, block in enumerate(blocks) if block.startswith("def wd_transform"))
-    blocks[first_call], blocks[definition] = blocks[definition], blocks[first_call]
-    return blocks
-
-
 @pytest.fixture
 def namespace(embedded_imagenet: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Runs every block in one namespace, as a notebook would; `printed` holds what was printed."""
+    """What the document defines."""
+    document = seed_document.find()
+    if document is None:
+        pytest.skip(f"{seed_document.NAME} is not beside this checkout; set SHARDGATE_SEEDS to its folder")
     monkeypatch.setenv("MPLBACKEND", "Agg")
     monkeypatch.setattr("sys.argv", ["notebook"])
-    names: dict[str, Any] = {"__name__": "__main__"}
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        for block in code_blocks(embedded_imagenet):
-            exec(compile(block, DOCUMENT, "exec"), names)
-    names["printed"] = printed.getvalue()
-    return names
+    return seed_document.run(document.read_text(), embedded_imagenet)
 
 
 def test_the_documents_code_runs_word_for_word(namespace: dict[str, Any]) -> None:

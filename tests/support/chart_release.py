@@ -20,7 +20,7 @@ from shardgate import Client
 from shardgate.errors import ShardgateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from cluster import Cluster
@@ -29,6 +29,8 @@ RELEASE = "shardgate"
 BUCKET = "gcp://sharded-imagenet"
 STORE = ROOT / "deploy" / "demo" / "store" / "store.yaml"
 INSTALL_SECONDS = 240
+PULL_SECONDS = 600
+"""The image with torch takes one minute to an idle machine; two nodes pull it at once."""
 READ_BYTES = 1 << 16
 SCRAPE = """
 import os, urllib.request as u
@@ -83,11 +85,19 @@ class Release:
 
 
 @contextmanager
-def installed(cluster: Cluster, **values: Any) -> Iterator[Release]:
-    """The chart with `values-demo.yaml` and these values, all ready, in a namespace that enforces `restricted`."""
+def installed(
+    cluster: Cluster, *, torch: bool = False, objects: Sequence[Mapping[str, Any]] = (), **values: Any
+) -> Iterator[Release]:
+    """The chart with `values-demo.yaml` and these values, all ready, in a namespace that enforces `restricted`.
+
+    Args:
+        torch: The nodes pull the runtime with torch, too.
+        objects: What has to be there before, like Secrets that the values name.
+    """
     cluster.recycle_volumes()
     require("versitygw")
-    images = {name: image(cluster, name) for name in ("gateway", "runtime", "demo-store", "demo-postgres")}
+    names = ["gateway", "runtime", "demo-store", "demo-postgres", *(["runtime-torch"] if torch else [])]
+    images = {name: image(cluster, name) for name in names}
     registry, _, rest = images["gateway"].rpartition("/")
     given = {
         "images.registry": registry,
@@ -97,6 +107,8 @@ def installed(cluster: Cluster, **values: Any) -> Iterator[Release]:
     }
     with cluster.namespace("chart") as namespace:
         _pull(cluster, namespace, images)
+        if objects:
+            cluster.apply(*objects, namespace=namespace)
         cluster.kubectl("apply", "-f", "-", namespace=namespace, stdin=_store(images["demo-store"]))
         cluster.kubectl("rollout", "status", "deployment/demo-store", "--timeout", "120s", namespace=namespace)
         began = time.monotonic()
@@ -154,7 +166,14 @@ def _pull(cluster: Cluster, namespace: str, images: dict[str, str]) -> None:
         cluster.kubectl("apply", "-f", "-", namespace=namespace, stdin=json.dumps(pod))
     for name in pods:
         condition = "--for=jsonpath={.status.phase}=Succeeded"
-        cluster.kubectl("wait", f"pod/{name}", condition, "--timeout=300s", namespace=namespace, seconds=330)
+        cluster.kubectl(
+            "wait",
+            f"pod/{name}",
+            condition,
+            f"--timeout={PULL_SECONDS}s",
+            namespace=namespace,
+            seconds=PULL_SECONDS + 30,
+        )
 
 
 @dataclass
