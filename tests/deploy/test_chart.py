@@ -15,6 +15,7 @@ from servers_install import require
 
 from shardgate_gateway.etl.kubernetes.names import instance_name, labels
 from shardgate_gateway.settings import Settings, load
+from shardgate_gateway.supervisor import KILL_SECONDS
 
 KUBERNETES = "v1.34.0"
 KINDS = (
@@ -161,6 +162,44 @@ def test_a_changed_setting_rolls_the_gateways_and_nothing_else_does() -> None:
     assert checksum() != checksum(**{"config.kubernetes.cpu": "2"})
 
 
+def test_a_cache_in_an_emptydir_is_part_of_what_the_pod_may_use_of_its_node() -> None:
+    """Or else the kubelet evicts the gateway as soon as its cache has grown beyond the container's own share."""
+
+    def ephemeral(**values: Any) -> dict[str, str]:
+        resources = _container(chart.render(**values))["resources"]
+        return {kind: given["ephemeral-storage"] for kind, given in resources.items()}
+
+    assert ephemeral() == {"requests": "256Mi", "limits": "2Gi"}
+    sizes = {kind: int(size) for kind, size in ephemeral(**{"cache.type": "emptyDir", "cache.size": "10Gi"}).items()}
+    assert sizes == {"requests": (10 << 30) + (256 << 20), "limits": 12 << 30}
+
+
+def test_gateways_of_one_node_have_a_folder_each_below_a_hostpath() -> None:
+    variables = {
+        each["name"]: each.get("value", "") for each in _container(chart.render(**{"cache.type": "hostPath"}))["env"]
+    }
+
+    assert variables["SHARDGATE_CACHE__DIR"] == "/var/lib/shardgate/$(POD_NAME)/cache"
+    assert variables["SHARDGATE_STATE__DIR"] == "/var/lib/shardgate/$(POD_NAME)/state"
+    assert list(variables).index("POD_NAME") < list(variables).index("SHARDGATE_CACHE__DIR"), "only then it is known"
+
+
+@pytest.mark.parametrize(("linger", "drain"), [(5, 30), (20.5, 600), (0, 0)])
+def test_a_gateway_is_not_killed_before_it_has_drained(linger: float, drain: int, tmp_path: Path) -> None:
+    objects = chart.render(**{"config.serve.linger_seconds": linger, "drainSeconds": drain})
+    serve = _settings(objects, tmp_path).serve
+    grace = _gateway(objects)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+
+    assert (serve.linger_seconds, serve.drain_seconds) == (linger, drain)
+    assert grace >= linger + drain + KILL_SECONDS + 5, "the supervisor kills first, and the process ends by itself"
+
+
+def test_the_volume_of_the_bundled_database_goes_with_the_password_that_opens_it() -> None:
+    database = chart.find(chart.render(DEMO), "StatefulSet", "shardgate-database")
+
+    assert database["spec"]["persistentVolumeClaimRetentionPolicy"]["whenDeleted"] == "Delete"
+
+
 @pytest.mark.parametrize("release", ["sg", "a-very-long-release-name-of-a-team", "ab-cd-ef-gh-i-----jkl-mno-pqr"])
 def test_policies_select_the_pods_that_the_gateway_makes(release: str, tmp_path: Path) -> None:
     objects = chart.render(release=release)
@@ -187,6 +226,17 @@ def test_etl_pods_reach_names_and_gateways_and_are_reached_by_gateways_alone() -
     assert dns == {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
     assert to_gateway["to"] == [{"podSelector": {"matchLabels": gateway}}]
     assert to_gateway["ports"] == [{"port": "http", "protocol": "TCP"}]
+
+
+def test_the_pod_of_helm_test_may_reach_the_gateways_whoever_else_may() -> None:
+    clients = [{"namespaceSelector": {"matchLabels": {"team": "vision"}}}]
+    objects = chart.render(**{"networkPolicy.clients": clients})
+    (rule,) = chart.find(objects, "NetworkPolicy", "shardgate")["spec"]["ingress"]
+    (pod,) = (each for each in objects if each["kind"] == "Pod")
+    selectors = [each["podSelector"]["matchLabels"].items() for each in rule["from"] if "podSelector" in each]
+
+    assert any(selector <= pod["metadata"]["labels"].items() for selector in selectors)
+    assert clients[0] in rule["from"]
 
 
 def test_only_jobs_that_install_requirements_reach_a_package_index_and_never_a_private_network() -> None:
@@ -283,6 +333,11 @@ def _settings(objects: list[dict[str, Any]], folder: Path) -> Settings:
 
 def _gateway(objects: list[dict[str, Any]]) -> dict[str, Any]:
     return chart.find(objects, "StatefulSet", "shardgate")
+
+
+def _container(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    container: dict[str, Any] = _gateway(objects)["spec"]["template"]["spec"]["containers"][0]
+    return container
 
 
 def _run(*command: str | Path) -> subprocess.CompletedProcess[str]:

@@ -5,6 +5,15 @@
   valueFrom: {fieldRef: {fieldPath: status.podIP}}
 - name: SHARDGATE_CLUSTER__URL
   value: http://$(POD_IP):51080
+{{- if eq .Values.cache.type "hostPath" }}
+{{- /* gateways of one node share the folder, not what is in it */}}
+- name: POD_NAME
+  valueFrom: {fieldRef: {fieldPath: metadata.name}}
+- name: SHARDGATE_CACHE__DIR
+  value: /var/lib/shardgate/$(POD_NAME)/cache
+- name: SHARDGATE_STATE__DIR
+  value: /var/lib/shardgate/$(POD_NAME)/state
+{{- end }}
 - name: SHARDGATE_SERVE__TOKEN
   valueFrom: {secretKeyRef: {name: {{ include "shardgate.adminSecret" . }}, key: token}}
 {{- with include "shardgate.databaseSecret" . }}

@@ -34,6 +34,12 @@ app.kubernetes.io/instance: {{ include "shardgate.instance" . }}
 app.kubernetes.io/component: database
 {{- end -}}
 
+{{- define "shardgate.selector.test" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ include "shardgate.instance" . }}
+app.kubernetes.io/component: test
+{{- end -}}
+
 {{/* Of every object of the chart. Components are told by their selectors. */}}
 {{- define "shardgate.labels" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
@@ -55,6 +61,25 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
 {{- $unit := regexFind "[A-Za-z]*$" . -}}
 {{- mulf (float64 (trimSuffix $unit .)) (get $units $unit) | int64 -}}
+{{- end -}}
+
+{{/* The gateway's resources. An emptyDir counts as its pod's ephemeral storage, which would else be too small for the cache. */}}
+{{- define "shardgate.resources" -}}
+{{- $resources := deepCopy .Values.resources -}}
+{{- if eq .Values.cache.type "emptyDir" -}}
+{{- range $kind, $given := $resources -}}
+{{- with get $given "ephemeral-storage" -}}
+{{- $_ := set $given "ephemeral-storage" (add (include "shardgate.bytes" (toString .)) (include "shardgate.bytes" $.Values.cache.size) | toString) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $resources -}}
+{{- end -}}
+
+{{/* Seconds from SIGTERM to SIGKILL: others learn that it ends, running responses end, and the process has 20 to end itself. */}}
+{{- define "shardgate.grace" -}}
+{{- $config := include "shardgate.config" . | fromToml -}}
+{{- addf $config.serve.linger_seconds $config.serve.drain_seconds 20 | ceil | int -}}
 {{- end -}}
 
 {{/* Names of Secrets that are given or generated, and of the database's URL ("" is SQLite). */}}
