@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from shardgate_gateway.etl.registry import TransformRecord
 
 RunnerState = Literal["pending", "starting", "ready", "degraded", "failed", "idle", "stopped"]
-"""`pending`: not asked for yet, or nowhere to run yet. `degraded`: it answers, with fewer pods than it should have.
+"""`pending`: not asked for yet, or nowhere to run yet. `degraded`: it answers, with fewer or older pods than it should.
 `idle`: ended because nobody asked for a while; the next GET starts it again. `stopped`: by somebody, until `start`."""
 
 

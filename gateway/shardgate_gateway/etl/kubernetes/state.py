@@ -7,8 +7,11 @@ come, but a node may. What can't heal fails a start at once; what may heal is to
 lasted too long (`patience`).
 
 What can go wrong: words about the past. A pod that is being deleted counts no more, nor does the failure of one that
-was made from an older version of its Deployment. A condition counts only when its controller has seen the newest
-version of its object, and the crash of a container that runs again only while it was never ready.
+was made from an older version of its Deployment. A pod that was ended, by an eviction say, stays where it is long after
+another took its place, so it counts for a while only. A condition counts only when its controller has seen the newest
+version of its object, and the crash of a container that runs again only until it is up. And words about the wrong
+thing: a container that was ready when it ended has proved that it can start. What ended it was a sample's doing, say,
+so it heals, however often.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ USER_ERROR = 78
 KILLED = 137
 CRASHES = 2
 """Ends of a container that never was ready, after which the next would be the same."""
+REFUSALS = 3
+"""Startup probes that nobody answers, one a second, before it is worth a word: every program takes a moment."""
 MAX_WORDS = 1500
 
 
@@ -101,12 +106,14 @@ def judge(observed: Observed, *, now: datetime, patience: float) -> Verdict:
     ready = [pod for pod in pods if is_ready(pod)]
     newest = annotations_of(deployment).get(names.ANNOTATION_SPEC)
     current = [pod for pod in pods if annotations_of(pod).get(names.ANNOTATION_SPEC) == newest]
-    problem = _problem_of(deployment) or _worst(current, observed.events)
+    over = [pod for pod in current if _phase(pod) == "Failed"]
+    live = [pod for pod in current if pod not in over]
+    problem = _problem_of(deployment) or _worst(live, observed.events) or _problem_of_ended(over, now, patience)
     since = _since(ready or current)
     if ready:
         return Verdict(_running(len(ready), wanted, problem, since))
     if problem is None:
-        state, message = _progress(current)
+        state, message = _progress(live)
         return Verdict(RunnerStatus(state, message, since=since))
     lasted = (now - problem.since).total_seconds() if problem.since else 0.0
     hopeless = not problem.heals or lasted >= patience
@@ -131,12 +138,11 @@ def _at_rest(deployment: Object) -> Verdict:
 
 
 def _running(ready: int, wanted: int, problem: Problem | None, since: datetime | None) -> RunnerStatus:
-    if ready >= wanted:
-        return RunnerStatus("ready", workers=ready, since=since)
-    count = f"{ready} of {wanted} pods are ready"
+    count = f"{ready} of {wanted} pods are ready" if ready < wanted else ""
     if problem is None:
         return RunnerStatus("ready", count, workers=ready, since=since)
-    return RunnerStatus("degraded", f"{count}: {problem.message}", problem.hint, ready, since)
+    beginning = count or "it answers, but pods that shall replace its own do not start"
+    return RunnerStatus("degraded", f"{beginning}: {problem.message}", problem.hint, ready, since)
 
 
 def _progress(pods: Sequence[Object]) -> tuple[RunnerState, str]:
@@ -198,18 +204,35 @@ def problem_of_pod(pod: Object, events: Sequence[Object]) -> Problem | None:
             state="pending",
             since=_time(scheduled.get("lastTransitionTime")),
         )
-    status = pod.get("status") or {}
-    if status.get("phase") == "Failed":
-        return Problem(
-            f"its pod was ended ({status.get('reason', 'Failed')}): {status.get('message', '')}",
-            "it wrote more than its disk limit, or its node was short of something",
-            heals=True,
-            since=_created(pod),
-        )
-    for container in _containers(pod):
+    containers = _containers(pod)
+    for container in containers:
         if problem := _problem_of_container(container, pod, events):
             return problem
+    if containers and not is_ready(pod) and all(container.get("ready") for container in containers):
+        return Problem(
+            "its node does not answer",
+            "Kubernetes makes another pod elsewhere, if the node stays away",
+            heals=True,
+            since=_unready_since(pod),
+        )
     return _problem_of_mounts(pod, events)
+
+
+def _problem_of_ended(pods: Iterable[Object], now: datetime, patience: float) -> Problem | None:
+    """Pods that were ended as a whole. Another takes the place of each, and may do better, or end in the same way."""
+    dated = [(at, pod) for pod in pods if (at := _ended_at(pod))]
+    lately = [(at, pod) for at, pod in dated if (now - at).total_seconds() < patience]
+    if not lately:
+        return None
+    since, last = max(lately, key=lambda ended: ended[0])
+    status = last["status"]
+    in_vain = [pod for _, pod in lately if not any(_was_ready(pod, run) for run in _runs(pod))]
+    return Problem(
+        f"its pod was ended ({status.get('reason', 'Failed')}): {status.get('message', '')}",
+        "it wrote more than its disk limit, or its node was short of something",
+        heals=len(in_vain) < CRASHES,
+        since=since,
+    )
 
 
 def _problem_of_container(container: Object, pod: Object, events: Sequence[Object]) -> Problem | None:
@@ -228,13 +251,21 @@ def _problem_of_container(container: Object, pod: Object, events: Sequence[Objec
     ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated")
     if ended and (problem := _problem_of_end(container, ended, pod, events)):
         return problem
-    if container.get("started") and not container.get("ready"):
-        said = next((e["message"] for e in reversed(events) if e.get("reason") == "Unhealthy"), "")
-        if said:
-            return Problem(
-                f"it runs and does not answer: {said}", "its log may tell why", heals=True, since=_created(pod)
-            )
-    return None
+    return _problem_of_probes(container, pod, events) if "running" in state and not container.get("ready") else None
+
+
+def _problem_of_probes(container: Object, pod: Object, events: Sequence[Object]) -> Problem | None:
+    """A program that runs and does not answer as it should. Until it has done so once, its start sets the limit."""
+    event = next((event for event in reversed(events) if event.get("reason") == "Unhealthy"), None)
+    if event is None:
+        return None
+    message = f"it runs and does not answer: {event['message']}"
+    if container.get("started"):
+        return Problem(message, "its log may tell why", heals=True, since=_unready_since(pod))
+    answered = "statuscode" in event["message"]
+    if "statuscode: 503" in event["message"] or (not answered and event.get("count", 1) < REFUSALS):
+        return None  # it is about to
+    return Problem(message, "is it slow to start, or are its port and its health path others? see its log", heals=True)
 
 
 _IMAGE = frozenset(
@@ -277,13 +308,13 @@ def _problem_of_end(container: Object, ended: Object, pod: Object, events: Seque
     own = _own_words(said)
     if own and code == USER_ERROR:
         return Problem(*own, heals=False, since=since)
-    never_ready = not container.get("started")
+    proved = bool(container.get("started")) or _was_ready(pod, ended)
     if ended.get("reason") == "OOMKilled":
         limit = _memory_limit(pod, container["name"])
         return Problem(
             f"its memory limit of {limit} is too small: it was killed when it needed more",
             'give it more: resources={"memory": "4Gi"}',
-            heals=not never_ready,
+            heals=proved,
             since=since,
         )
     if ended.get("reason") in {"StartError", "ContainerCannotRun"}:
@@ -293,21 +324,29 @@ def _problem_of_end(container: Object, ended: Object, pod: Object, events: Seque
             heals=False,
             since=since,
         )
-    if not never_ready:
+    if container.get("started"):
         return None
     ends = int(container.get("restartCount", 0)) + ("terminated" in container["state"])
     looping = (container["state"].get("waiting") or {}).get("reason") == "CrashLoopBackOff"
-    if any("Startup probe failed" in event.get("message", "") for event in events) and code in {0, KILLED, 143}:
+    slow = any("Startup probe failed" in event.get("message", "") for event in events) and code in {0, KILLED, 143}
+    when = "and is started again" if proved else "while it started"
+    if slow and not proved:
         message, hint = "it was not ready in time", "see its log, or raise etl.start_timeout"
     elif code == KILLED:
-        message, hint = "it was killed while it started", "was it out of memory? its log may tell"
+        message, hint = f"it was killed {when}", "was it out of memory? its log may tell"
     else:
-        message, hint = f"it ended with exit code {code} while it started", "see its log"
+        message, hint = f"it ended with exit code {code} {when}", "see its log"
     if own:
         message, hint = own
     elif said:
         message += f": {said[-MAX_WORDS:]}"
-    return Problem(message, hint, heals=ends < CRASHES and not looping, since=since)
+    return Problem(message, hint, heals=proved or (ends < CRASHES and not looping), since=since)
+
+
+def _was_ready(pod: Object, ended: Object) -> bool:
+    """Whether the pod was ready in the run that ended: then it ceased to be so after that run began."""
+    since, began = _time(_condition(pod, "Ready").get("lastTransitionTime")), _time(ended.get("startedAt"))
+    return since is not None and began is not None and since > began
 
 
 def _own_words(said: str) -> tuple[str, str] | None:
@@ -351,12 +390,30 @@ def _condition(obj: Object, kind: str) -> Object:
 
 
 def _since(pods: Sequence[Object]) -> datetime | None:
-    times = [_time(_condition(pod, "Ready").get("lastTransitionTime")) or _created(pod) for pod in pods]
+    times = [_unready_since(pod) for pod in pods]
     return min((time for time in times if time), default=None)
 
 
 def _created(pod: Object) -> datetime | None:
     return _time(pod["metadata"].get("creationTimestamp"))
+
+
+def _unready_since(pod: Object) -> datetime | None:
+    return _time(_condition(pod, "Ready").get("lastTransitionTime")) or _created(pod)
+
+
+def _ended_at(pod: Object) -> datetime | None:
+    times = [_unready_since(pod), *(_time(run.get("finishedAt")) for run in _runs(pod))]
+    return max((time for time in times if time), default=None)
+
+
+def _phase(pod: Object) -> str:
+    return str((pod.get("status") or {}).get("phase", ""))
+
+
+def _runs(pod: Object) -> list[Object]:
+    """The last run of each container that ended."""
+    return [ended for container in _containers(pod) if (ended := container["state"].get("terminated"))]
 
 
 def _time(text: str | None) -> datetime | None:

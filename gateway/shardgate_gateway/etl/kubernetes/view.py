@@ -143,6 +143,7 @@ def _event(obj: Object) -> Object:
         "involvedObject": about,
         "reason": obj.get("reason", ""),
         "message": obj.get("message", ""),
+        "count": obj.get("count") or 1,
     }
 
 

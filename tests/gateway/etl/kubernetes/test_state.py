@@ -16,6 +16,7 @@ from shardgate_gateway.etl.runner import RunnerState
 
 NOW = datetime(2026, 1, 1, 12, 0, 30, tzinfo=UTC)
 THEN = "2026-01-01T12:00:00Z"
+BEFORE = "2026-01-01T11:00:00Z"
 PATIENCE = 60.0
 ID = "train-0123456789abcdef"
 
@@ -49,8 +50,8 @@ def waiting(reason: str, message: str = "", **more: Any) -> dict[str, Any]:
     return {"state": {"waiting": {"reason": reason, "message": message}}, "ready": False, "started": False, **more}
 
 
-def ended(code: int, message: str = "", reason: str = "Error", **more: Any) -> dict[str, Any]:
-    terminated = {"exitCode": code, "message": message, "reason": reason, "finishedAt": THEN}
+def ended(code: int, message: str = "", reason: str = "Error", began: str = THEN, **more: Any) -> dict[str, Any]:
+    terminated = {"exitCode": code, "message": message, "reason": reason, "startedAt": began, "finishedAt": THEN}
     return {"state": {"terminated": terminated}, "ready": False, "started": False, **more}
 
 
@@ -241,6 +242,77 @@ def test_a_probe_that_fails_is_told_with_what_it_said() -> None:
     late = pod(container=waiting("CrashLoopBackOff", restartCount=1, lastState=ended(137)["state"]))
     said = [{"reason": "Unhealthy", "message": "Startup probe failed: connection refused"}]
     assert verdict(late, t_1=said).status.message == "it was not ready in time"
+
+
+@pytest.mark.parametrize(
+    ("said", "count", "told"),
+    [
+        ("HTTP probe failed with statuscode: 404", 1, True),
+        ("HTTP probe failed with statuscode: 503", 9, False),
+        ("dial tcp 10.0.0.1:8000: connect: connection refused", 2, False),
+        ("dial tcp 10.0.0.1:8000: connect: connection refused", 3, True),
+    ],
+)
+def test_a_program_that_never_answered_as_it_should_is_told_as_soon_as_it_is_not_just_starting(
+    said: str, count: int, told: bool
+) -> None:
+    event = {"reason": "Unhealthy", "message": f"Startup probe failed: {said}", "count": count}
+    judged = verdict(pod(container=LOADING), t_1=[event])
+    assert (said in judged.status.message) is told
+    assert ("health path" in judged.status.hint) is told
+    late = verdict(pod(container=LOADING), now=NOW + timedelta(hours=1), t_1=[event])
+    assert not late.hopeless, "how long a start may take is etl.start_timeout's to say"
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (ended(137, reason="OOMKilled", began=BEFORE), "its memory limit of 64Mi is too small"),
+        (ended(139, began=BEFORE, restartCount=7), "it ended with exit code 139 and is started again"),
+        (
+            waiting("CrashLoopBackOff", restartCount=3, lastState=ended(137, began=BEFORE)["state"]),
+            "it was killed and is started again",
+        ),
+        ({**LOADING, "restartCount": 2, "lastState": ended(1, began=BEFORE)["state"]}, "exit code 1 and is started"),
+    ],
+)
+def test_a_container_that_ends_after_it_was_ready_comes_back(run: dict[str, Any], words: str) -> None:
+    judged = verdict(pod(container=run))
+    assert words in judged.status.message
+    assert (judged.status.state, judged.hopeless) == ("starting", False)
+
+
+def test_readiness_that_is_lost_after_hours_has_only_just_been_lost() -> None:
+    silent = pod(container={**RUNNING, "ready": False}, creationTimestamp=BEFORE)
+    said = [{"reason": "Unhealthy", "message": "Readiness probe failed: timeout"}]
+    assert not verdict(silent, t_1=said).hopeless
+    assert verdict(silent, now=NOW + timedelta(minutes=1), t_1=said).hopeless
+
+
+def test_a_node_that_does_not_answer_is_told() -> None:
+    lost = verdict(pod(container=RUNNING))
+    assert lost.status.message == "its node does not answer"
+    assert not lost.hopeless
+
+
+def test_evictions_count_for_a_while_and_fail_a_start_when_they_repeat() -> None:
+    evicted = {"status": {"phase": "Failed", "reason": "Evicted", "message": "too much"}}
+    once, twice = pod("t-1", **evicted), pod("t-2", **evicted)
+    fresh = pod("t-3", container=LOADING)
+    assert "Evicted" in verdict(once, fresh).status.message
+    assert not verdict(once, fresh).hopeless
+    assert verdict(once, twice, fresh).hopeless
+    served = pod("t-2", container=ended(137, began=BEFORE), **evicted)
+    assert not verdict(once, served, fresh).hopeless, "it was ready before"
+    later = NOW + timedelta(hours=1)
+    assert "fetching the package" in verdict(once, twice, fresh, now=later).status.message
+
+
+def test_a_replacement_that_does_not_start_is_told_while_the_old_pods_answer() -> None:
+    broken = pod("t-2", container=waiting("ErrImagePull", "not found"))
+    judged = verdict(pod("t-r", container=RUNNING, ready=True, spec="s0"), broken)
+    assert (judged.status.state, judged.status.workers, judged.hopeless) == ("degraded", 1, False)
+    assert "pods that shall replace its own do not start: its image" in judged.status.message
 
 
 def test_a_volume_that_does_not_come_is_told() -> None:
