@@ -25,13 +25,13 @@ from packaging.utils import canonicalize_name
 
 from shardgate_gateway.errors import KubernetesError, TransformStartError
 from shardgate_gateway.etl.kubernetes import names
-from shardgate_gateway.etl.kubernetes.state import problem_of_pod
+from shardgate_gateway.etl.kubernetes.pod_problems import problem_of_pod
 from shardgate_gateway.kube.kinds import JOB, POD, SECRET
 from shardgate_gateway.kube.watch import Reflector
 from shardgate_gateway.tokens import ENVIRONMENT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
 
     from shardgate_gateway.etl.environments import Environments
     from shardgate_gateway.kube.client import KubeApi
@@ -98,6 +98,7 @@ class EnvironmentBuilder:
         tokens: Signs the Jobs' tokens.
         environments: What there is already, and where the Jobs bring theirs.
         gateway_url: How pods reach the gateway.
+        owner: What the Jobs go with, if they have an owner.
     """
 
     def __init__(
@@ -107,12 +108,14 @@ class EnvironmentBuilder:
         tokens: Tokens,
         environments: Environments,
         gateway_url: str,
+        owner: Callable[[], Awaitable[Object | None]],
     ) -> None:
         self._api = api
         self._settings = settings
         self._tokens = tokens
         self._environments = environments
         self._gateway_url = gateway_url.rstrip("/")
+        self._owner = owner
         self._instance = names.instance_name(settings.instance)
 
     async def ensure(self, environment: Environment) -> None:
@@ -145,7 +148,7 @@ class EnvironmentBuilder:
         """Make the Job, or join the one that runs; its uid."""
         while True:
             try:
-                job = await self._api.create(self._job(name, environment))
+                job = await self._api.create(self._job(name, environment, await self._owner()))
             except KubernetesError as error:
                 if error.status != CONFLICT:
                     raise
@@ -186,7 +189,7 @@ class EnvironmentBuilder:
                 wanted = ", ".join(environment.requirements)
                 raise TransformStartError(f"installing {wanted}: {problem.message}", hint=problem.hint)
 
-    def _job(self, name: str, environment: Environment) -> Object:
+    def _job(self, name: str, environment: Environment, owner: Object | None) -> Object:
         settings = self._settings
         labels = {
             **names.instance_labels(self._instance),
@@ -215,7 +218,7 @@ class EnvironmentBuilder:
         return {
             "apiVersion": JOB.api_version,
             "kind": JOB.name,
-            "metadata": {"name": name, "labels": labels},
+            "metadata": {"name": name, "labels": labels, **({"ownerReferences": [owner]} if owner else {})},
             "spec": {
                 "backoffLimit": 2,
                 "activeDeadlineSeconds": int(settings.environment_seconds),

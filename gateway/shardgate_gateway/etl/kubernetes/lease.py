@@ -19,11 +19,11 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from shardgate_gateway.errors import KubernetesError
+from shardgate_gateway.errors import GatewayError, KubernetesError
 from shardgate_gateway.kube.kinds import LEASE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from shardgate_gateway.kube.client import KubeApi
     from shardgate_gateway.kube.kinds import Object
@@ -44,18 +44,20 @@ class Lease:
         api: The namespace's API.
         name: Of the Lease.
         identity: Of this contender, unlike any other's.
-        labels: Put on the Lease by whoever creates it.
+        metadata: Of the Lease besides its name, asked for by whoever creates it.
 
     Attributes:
         held: This one leads.
     """
 
-    def __init__(self, api: KubeApi, name: str, identity: str, labels: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, api: KubeApi, name: str, identity: str, metadata: Callable[[], Awaitable[Mapping[str, Any]]]
+    ) -> None:
         self.held = False
         self._api = api
         self._name = name
         self._identity = identity
-        self._labels = dict(labels or {})
+        self._metadata = metadata
         self._seen = ""
         self._seen_at = 0.0
 
@@ -93,12 +95,12 @@ class Lease:
         try:
             lease = await self._api.get(LEASE, self._name)
             if lease is None:
-                await self._api.create(self._mine({"metadata": {"name": self._name, "labels": self._labels}}))
+                await self._api.create(self._mine({"metadata": {**await self._metadata(), "name": self._name}}))
             elif self._is_free(lease):
                 await self._api.replace(self._mine(lease))
             else:
                 return False
-        except KubernetesError as error:
+        except GatewayError as error:
             log.debug("the Lease %s could not be taken: %s", self._name, error.message)
             return False
         return True

@@ -8,6 +8,7 @@ happens (False), and the caller looks again.
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 CONFLICT = 409
 NOT_FOUND = 404
+OWNER_SECONDS = 60.0
+"""After which the owner is asked for again: a StatefulSet may be deleted without its pods, and made anew."""
 _AWAKE: dict[str, None] = dict.fromkeys((names.ANNOTATION_STOPPED, names.ANNOTATION_FAILED, names.ANNOTATION_IDLE))
 """A merge patch: None removes."""
 
@@ -48,15 +51,14 @@ class Objects:
         self._settings = settings
         self._policy = policy
         self._tokens = tokens
-        self._manifests: Manifests | None = None
+        self._owner: Object | None = None
+        self._look_at = 0.0
 
     async def manifests(self) -> Manifests:
-        """What makes the objects; asks once who is to own them."""
-        if self._manifests is None:
-            settings = self._settings
-            url = settings.kubernetes.gateway_url or settings.serve.public_url
-            self._manifests = Manifests(settings.kubernetes, settings.etl, self._policy, url, await self._owner())
-        return self._manifests
+        """What makes the objects."""
+        settings = self._settings
+        url = settings.kubernetes.gateway_url or settings.serve.public_url
+        return Manifests(settings.kubernetes, settings.etl, self._policy, url, await self.owner())
 
     async def apply(self, record: TransformRecord) -> None:
         """Make the transform's objects what they should be. Replicas stay what they are, and are 1 at first."""
@@ -99,22 +101,30 @@ class Objects:
             raise
         return True
 
-    async def _owner(self) -> Object | None:
+    async def owner(self) -> Object | None:
+        """Reference to what owns all that is made here, so that it goes with it.
+
+        Raises:
+            BadRequest: It is not there.
+            KubernetesError: Whether it is can't be found out.
+        """
         name = self._settings.kubernetes.owner
-        if not name:
-            return None
+        if not name or time.monotonic() < self._look_at:
+            return self._owner
         owner = await self._api.get(STATEFUL_SET, name)
         if owner is None:
             raise BadRequest(
                 f"there is no StatefulSet {name!r} to own the pods of transforms",
                 hint="see the setting kubernetes.owner",
             )
-        return {
+        self._look_at = time.monotonic() + OWNER_SECONDS
+        self._owner = {
             "apiVersion": STATEFUL_SET.api_version,
             "kind": STATEFUL_SET.name,
             "name": name,
             "uid": owner["metadata"]["uid"],
         }
+        return self._owner
 
 
 def _now() -> str:

@@ -19,7 +19,8 @@ import os
 import socket
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from shardgate_gateway.errors import Conflict, KubernetesUnavailable, TransformStartError
 from shardgate_gateway.etl.container.client import ContainerClient
@@ -304,16 +305,22 @@ async def open_runner(
             calm_seconds=kubernetes.calm_seconds,
         )
         url = kubernetes.gateway_url or settings.serve.public_url
-        builder = EnvironmentBuilder(api, kubernetes, tokens, environments, url)
+        builder = EnvironmentBuilder(api, kubernetes, tokens, environments, url, objects.owner)
         runner = KubernetesRunner(settings, view, fleet, objects, builder, policy, PodLogs(api, view))
         stack.push_async_callback(runner.aclose)
         caretaker = Caretaker(view, objects, records, kubernetes.token_seconds)
         scaler = Scaler(fleet.targets, demands, fleet.scale)
         instance = names.instance_name(kubernetes.instance)
-        lease = Lease(api, instance, f"{socket.gethostname()}-{os.getpid()}", names.instance_labels(instance))
+        lease = Lease(api, instance, f"{socket.gethostname()}-{os.getpid()}", partial(_lease, objects, instance))
         contending = asyncio.create_task(_contend(view, lease, caretaker, scaler), name="lease")
         stack.push_async_callback(_end, contending)
         yield runner
+
+
+async def _lease(objects: Objects, instance: str) -> dict[str, Any]:
+    """The Lease goes with the installation, too."""
+    owner = await objects.owner()
+    return {"labels": names.instance_labels(instance), "ownerReferences": [owner] if owner else []}
 
 
 async def _contend(view: ClusterView, lease: Lease, caretaker: Caretaker, scaler: Scaler) -> None:
