@@ -41,11 +41,11 @@ class Fetched:
 
 
 class Reader:
-    """One keep-alive connection; drains what it asks for."""
+    """One keep-alive connection; drains what it asks for. `token`: that it shows, if any."""
 
-    def __init__(self, url: str, *, timeout: float = 120) -> None:
+    def __init__(self, url: str, *, timeout: float = 120, token: str = "") -> None:
         parts = urlsplit(url)
-        self._host = parts.netloc
+        self._headers = f"Host: {parts.netloc}\r\n" + (f"Authorization: Bearer {token}\r\n" if token else "")
         self._socket = socket.create_connection((parts.hostname, parts.port or 80), timeout=timeout)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._window = bytearray(WINDOW)
@@ -71,7 +71,7 @@ class Reader:
         """
         self._read, self._mark, first_byte = 0, (mark, 0.0), 0.0
         self._start = time.perf_counter()
-        self._socket.sendall(f"GET {target} HTTP/1.1\r\nHost: {self._host}\r\n\r\n".encode())
+        self._socket.sendall(f"GET {target} HTTP/1.1\r\n{self._headers}\r\n".encode())
         status, headers = self._head()
         if status not in {200, 206}:
             raise RuntimeError(f"GET {target}: {status} {self._pending[:1000]!r}")
@@ -129,10 +129,10 @@ class Reader:
             self._mark = (mark, time.perf_counter() - self._start)
 
 
-def fetch(url: str, *, mark: int = 1) -> Fetched:
+def fetch(url: str, *, mark: int = 1, token: str = "") -> Fetched:
     """One GET on a connection of its own; connecting is not timed."""
     parts = urlsplit(url)
-    with Reader(url) as reader:
+    with Reader(url, token=token) as reader:
         return reader.get(f"{parts.path}?{parts.query}" if parts.query else parts.path, mark=mark)
 
 

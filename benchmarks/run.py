@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -20,12 +20,14 @@ from benchmarks.bench import FULL, QUICK, Bench, Scale
 from benchmarks.table import Row, as_json, as_table, into_page, machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping
+
+    Benchmarks = Mapping[str, Callable[[Bench], Iterator[Row]]]
 
 PAGE = 220
 """Columns of the table where nobody says how wide a page is."""
 
-BENCHMARKS: dict[str, Callable[[Bench], Iterator[Row]]] = {
+BENCHMARKS: Benchmarks = {
     "warm": warm.measure,
     "cold": cold.measure,
     "herd": herd.measure,
@@ -36,14 +38,14 @@ BENCHMARKS: dict[str, Callable[[Bench], Iterator[Row]]] = {
 }
 
 
-def run(names: Sequence[str], scale: Scale, console: Console) -> tuple[list[Row], bool]:
-    """The rows of the named benchmarks, and whether all of them could run."""
+def run(benchmarks: Benchmarks, scale: Scale, console: Console) -> tuple[list[Row], bool]:
+    """The rows of these benchmarks, and whether all of them could run."""
     rows: list[Row] = []
     complete = True
-    for name in names:
+    for measure in benchmarks.values():
         with tempfile.TemporaryDirectory(prefix="shardgate-bench-", ignore_cleanup_errors=True) as root:
             try:
-                for row in BENCHMARKS[name](Bench(scale, Path(root))):
+                for row in measure(Bench(scale, Path(root))):
                     console.print(" · ".join(row.cells()), markup=False, soft_wrap=True)
                     rows.append(row)
             except Exception:  # noqa: BLE001  whatever stops one benchmark must not stop the others
@@ -52,30 +54,50 @@ def run(names: Sequence[str], scale: Scale, console: Console) -> tuple[list[Row]
     return rows, complete
 
 
-def main(
-    only: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(BENCHMARKS)}; may be repeated.")] = None,
-    quick: Annotated[bool, typer.Option(help="Fewer turns and smaller shards: minutes, and a wider spread.")] = False,
-    json: Annotated[Path | None, typer.Option(help="Write rows and machine as JSON.")] = None,
-    markdown: Annotated[
-        Path | None, typer.Option(help="Put the table into this page, between its result marks.")
-    ] = None,
-) -> None:
-    names = only or list(BENCHMARKS)
-    if unknown := set(names) - set(BENCHMARKS):
-        raise typer.BadParameter(f"no benchmark is called {', '.join(sorted(unknown))}")
+Only = Annotated[list[str] | None, typer.Option(help="A group of rows; may be repeated. All, if none is given.")]
+Quick = Annotated[bool, typer.Option(help="Fewer turns and smaller shards: minutes, and a wider spread.")]
+Json = Annotated[Path | None, typer.Option(help="Write rows and machine as JSON.")]
+Markdown = Annotated[Path | None, typer.Option(help="Put the table into this page, between its result marks.")]
+
+
+def publish(
+    program: str,
+    benchmarks: Benchmarks,
+    *,
+    only: list[str] | None,
+    quick: bool,
+    json: Path | None,
+    markdown: Path | None,
+    marks: str = "results",
+) -> NoReturn:
+    """Run what was chosen, print it, write it where it was asked for, and exit.
+
+    Args:
+        program: Its module, for the page.
+        benchmarks: What there is to choose from.
+        only, quick, json, markdown: The options of its command line.
+        marks: The name of the page's result marks.
+    """
+    names = only or list(benchmarks)
+    if unknown := set(names) - set(benchmarks):
+        raise typer.BadParameter(
+            f"no benchmark is called {', '.join(sorted(unknown))}; there are {', '.join(benchmarks)}"
+        )
     console = Console() if sys.stdout.isatty() else Console(width=PAGE)
     about = machine()
-    rows, complete = run(names, QUICK if quick else FULL, console)
+    rows, complete = run({name: benchmarks[name] for name in names}, QUICK if quick else FULL, console)
     console.print(as_table(rows))
     console.print(", ".join(f"{key} {value}" for key, value in about.items()), markup=False)
     if json:
         json.write_text(as_json(rows, about) + "\n")
     if markdown:
-        command = " ".join(
-            ["python -m benchmarks.run", *(f"--only {name}" for name in only or ()), *["--quick"] * quick]
-        )
-        markdown.write_text(into_page(markdown.read_text(), rows, about, command))
+        command = " ".join(["python -m", program, *(f"--only {name}" for name in only or ()), *["--quick"] * quick])
+        markdown.write_text(into_page(markdown.read_text(), rows, about, command, name=marks))
     raise typer.Exit(0 if complete else 1)
+
+
+def main(only: Only = None, quick: Quick = False, json: Json = None, markdown: Markdown = None) -> None:
+    publish("benchmarks.run", BENCHMARKS, only=only, quick=quick, json=json, markdown=markdown)
 
 
 if __name__ == "__main__":

@@ -112,18 +112,16 @@ def as_markdown(rows: Sequence[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-
-
-def into_page(page: str, rows: Sequence[Row], machine: dict[str, str], command: str) -> str:
-    """The page with its results replaced by these; ValueError if it does not say where they stand."""
-    before, marked, rest = page.partition(BEGIN)
-    _, closed, after = rest.partition(END)
+def into_page(page: str, rows: Sequence[Row], machine: dict[str, str], command: str, *, name: str = "results") -> str:
+    """The page with the results of this name replaced; ValueError if it does not say where they stand."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, marked, rest = page.partition(begin)
+    _, closed, after = rest.partition(end)
     if not marked or not closed:
-        raise ValueError(f"the page holds no {BEGIN} and {END}")
+        raise ValueError(f"the page holds no {begin} and {end}")
     facts = ", ".join(f"{name} {value}" for name, value in machine.items())
     results = f"`{command}` on {facts}.\n\n{as_markdown(rows)}"
-    return f"{before}{BEGIN}\n\n{results}\n\n{END}{after}"
+    return f"{before}{begin}\n\n{results}\n\n{end}{after}"
 
 
 def as_json(rows: Sequence[Row], machine: dict[str, str]) -> str:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from benchmarks.harness import Comparison, compare, in_turns
-from benchmarks.table import BEGIN, END, Aim, Row, into_page, ratio_row, value_row
+from benchmarks.table import Aim, Row, into_page, ratio_row, value_row
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,8 @@ def test_differences_and_ratios_are_taken_turn_by_turn() -> None:
 
 def test_results_replace_the_old_ones_in_a_page_and_nothing_else() -> None:
     row = Row("warm", "what", "peer", 1.0, 1.0, 1.0)
-    page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    begin, end = "<!-- results: begin -->", "<!-- results: end -->"
+    page = f"before\n{begin}\nold\n{end}\nafter\n"
     once = into_page(page, [row], {"cores": "2"}, "make bench")
     assert once.startswith("before\n")
     assert once.endswith("after\n")
