@@ -5,8 +5,9 @@
     >>> client.object_url("gcp://sharded-imagenet", "imagenet-train-000000.tar")
     'http://127.0.0.1:51080/v1/objects/sharded-imagenet/imagenet-train-000000.tar?provider=gcp'
 
-What needs more than the base installation (plots, webdataset, the gateway) is imported when it is first used. So is
-what pickles: gateway and runtime import this package for its contract, and the gateway never loads cloudpickle.
+What needs more than the base installation (plots, webdataset, the gateway) is imported when it is first used. So are
+the client and what pickles: gateway and runtime import this package for its contract alone. An ETL pod would wait for
+urllib3 as long as for all of the rest but numpy, and the gateway never loads cloudpickle.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from shardgate.client import Client, ObjectInfo
 from shardgate.errors import (
     BadRequest,
     Busy,
@@ -36,6 +36,7 @@ from shardgate.errors import (
 )
 
 if TYPE_CHECKING:
+    from shardgate.client import Client, ObjectInfo
     from shardgate.container import ContainerTransform
     from shardgate.local_gateway import embedded
     from shardgate.pipeline import Pipeline
@@ -75,7 +76,9 @@ __all__ = [
 
 _LAZY = {
     "BytesTransform": "shardgate.transform",
+    "Client": "shardgate.client",
     "ContainerTransform": "shardgate.container",
+    "ObjectInfo": "shardgate.client",
     "Pipeline": "shardgate.pipeline",
     "WDTransform": "shardgate.transform",
     "display_loader_images": "shardgate.viz",

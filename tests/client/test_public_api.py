@@ -41,6 +41,7 @@ HEAVY = (
     "sqlalchemy",
     "typer",
     "rich",
+    "urllib3",
     "shardgate_gateway",
 )
 
