@@ -48,7 +48,11 @@ class Reach:
         """Name and URL that a redirect names, if it is to a gateway that we reach; never to anywhere else."""
         name, location = headers.get(wire.MEMBER_HEADER, ""), headers.get("Location", "")
         url = self._urls.get(name)
-        return (name, location) if url is not None and location.startswith(f"{url}/") else None
+        if url is not None and location.startswith(f"{url}/"):
+            return name, location
+        if self._urls.pop(name, None):  # it moved: what is at its new address has to be seen first
+            self._wanted = name
+        return None
 
     def saw(self, headers: Mapping[str, str]) -> None:
         """Take an answer of the endpoint in: it may name another gateway."""

@@ -82,10 +82,18 @@ def test_redirects_lead_to_reached_gateways_and_nowhere_else(member):
     reach.learn(cluster_of(b=member[0]))
     target = f"{member[0]}/v1/objects/x/y"
     assert reach.leads_to({wire.MEMBER_HEADER: "b", "Location": target}) == ("b", target)
-    for name, location in (
-        ("b", "http://elsewhere/v1/objects/x/y"),
-        ("b", f"{member[0]}.elsewhere/v1/objects/x/y"),
-        ("c", target),
-        ("b", ""),
-    ):
-        assert reach.leads_to({wire.MEMBER_HEADER: name, "Location": location}) is None
+    assert reach.leads_to({wire.MEMBER_HEADER: "c", "Location": target}) is None
+    for location in ("http://elsewhere/v1/objects/x/y", f"{member[0]}.elsewhere/v1/objects/x/y", ""):
+        assert reach.leads_to({wire.MEMBER_HEADER: "b", "Location": location}) is None
+        reach.learn(cluster_of(b=member[0]))
+        assert reach.headers(), "it is seen again"
+
+
+def test_a_gateway_that_came_back_at_another_address_is_tried_there(member):
+    reach = Reach()
+    reach._urls["b"] = "http://10.0.0.1:51080"
+    location = f"{member[0]}/v1/objects/x/y"
+    assert reach.leads_to({wire.MEMBER_HEADER: "b", "Location": location}) is None, "nobody looked yet who that is"
+    assert reach.headers() == {}
+    reach.learn(cluster_of(b=member[0]))
+    assert reach.leads_to({wire.MEMBER_HEADER: "b", "Location": location}) == ("b", location)
