@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
+import subprocess
+import sys
 import tarfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import chart
@@ -96,16 +100,34 @@ def test_helm_test_passes(release: Release) -> None:
     assert "Phase:          Succeeded" in release.helm("test", RELEASE)
 
 
-def test_the_plain_manifests_are_what_the_api_server_takes(release: Release) -> None:
+def test_the_commands_of_the_notes_work_as_they_stand(release: Release) -> None:
+    notes = release.helm("get", "notes", RELEASE)
+    commands = [line for line in notes.splitlines() if line.startswith("  ")]
+
+    assert len(commands) == 3, notes
+    assert BUCKET in bash(release.cluster, "\n".join(commands))
+
+
+def test_the_plain_manifests_are_applied_as_their_readme_says(
+    cluster: Cluster, gateway_image: str, tmp_path: Path
+) -> None:
     folder = chart.ROOT / "deploy" / "kubernetes"
-    for path in sorted(folder.glob("*.yaml")):
-        if path.name in ("values.yaml", "namespace.yaml"):
-            continue
-        text = path.read_text().replace("namespace: shardgate", f"namespace: {release.namespace}")
-        text = text.replace("name: shardgate", "name: plain")
-        taken = release.kubectl("apply", "--dry-run=server", "--filename", "-", stdin=text)
-        assert "created (server dry run)" in taken
-        assert "Warning" not in taken
+    commands = (folder / "README.md").read_text().split("```")[1]
+    with cluster.namespace("plain") as namespace:
+        for path in folder.glob("*.yaml"):
+            text = path.read_text().replace("registry.example.com/team/shardgate-gateway:0.1.0", gateway_image)
+            text = text.replace("namespace: shardgate", f"namespace: {namespace}")
+            if path.name == "namespace.yaml":
+                text = text.replace("name: shardgate", f"name: {namespace}")
+            (tmp_path / path.name).write_text(text)
+        said = bash(cluster, commands.replace("-n shardgate", f"-n {namespace}"), folder=tmp_path)
+        cluster.kubectl("rollout", "status", "statefulset/shardgate", "--timeout=120s", namespace=namespace)
+        listing = "SHARDGATE_TOKEN=$SHARDGATE_SERVE__TOKEN shardgate ls"
+        seen = cluster.kubectl("exec", "shardgate-0", "--", "sh", "-c", listing, namespace=namespace)
+
+    assert "statefulset.apps/shardgate created" in said
+    assert "Warning" not in said, "of Pod Security"
+    assert BUCKET in seen
 
 
 def test_the_gateway_does_with_its_role_what_it_must(release: Release, transform: WDTransform) -> None:
@@ -181,6 +203,40 @@ def test_readers_notice_neither_an_upgrade_nor_a_rollback(release: Release, tran
     print(f"\nupgrade and rollback: {readers.bodies} bodies, longest pause {readers.pause:.1f} s, {readers.problems}")
     assert not readers.problems
     assert release.token == token
+
+
+def test_an_uninstall_leaves_nothing_behind(release: Release, transform: WDTransform) -> None:
+    """Nor of what the gateways made: Deployments, Services, Secrets and pods of transforms, Jobs, the Lease."""
+    client = release.client
+    assert client.get(BUCKET, SHARD, transform_id=transform.uuid)
+    kinds = release.kubectl("api-resources", "--namespaced", "--verbs=list", "--output=name").split()
+    listed = ",".join(kind for kind in kinds if kind != "events" and not kind.startswith("events."))
+
+    def left() -> str:
+        return release.kubectl("get", listed, "--selector", f"app.kubernetes.io/instance={RELEASE}", "--output=name")
+
+    made = left()
+    for kind in ("deployment.apps/", "lease.coordination.k8s.io/", "secret/", "persistentvolumeclaim/data-"):
+        assert f"{kind}{RELEASE}" in made
+    release.helm("uninstall", RELEASE, "--wait")
+    wait_until(lambda: not left(), 150, f"the last of {made.split()} to go")
+
+
+def bash(cluster: Cluster, commands: str, *, folder: Path | None = None) -> str:
+    """Commands as somebody types them who has this Python's programs on the path; what they printed."""
+    environment = cluster.environment
+    done = subprocess.run(
+        ["bash", "-e", "-c", commands],
+        cwd=folder,
+        env={**environment, "PATH": os.pathsep.join([str(Path(sys.executable).parent), environment["PATH"]])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
 
 
 def rolled(release: Release, before: list[str]) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -37,8 +37,11 @@ class Contender:
     led: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.lease = Lease(self.api, NAME, self.name)
+        self.lease = Lease(self.api, NAME, self.name, self._metadata)
         self.task = asyncio.create_task(self.lease.run(self._lead))
+
+    async def _metadata(self) -> dict[str, Any]:
+        return {"labels": {"made-by": self.name}}
 
     async def _lead(self) -> None:
         self.leaders.append(self.name)
@@ -91,6 +94,7 @@ async def test_who_is_cut_off_stops_before_the_next_leads_and_who_ends_gives_the
                 assert lease is not None
                 assert lease["spec"]["holderIdentity"] == "c"
                 assert lease["spec"]["leaseTransitions"] == 2
+                assert lease["metadata"]["labels"] == {"made-by": "a"}
     assert leaders == []
 
 
