@@ -258,6 +258,11 @@ class KubernetesSettings(Group):
     allowed_secrets: tuple[str, ...] = Field(
         (), description="Patterns of Secrets that users may have in their pods' environment. None by default."
     )
+    allowed_claims: tuple[str, ...] = Field(
+        (),
+        description="Patterns of PersistentVolumeClaims that pod templates may mount. None by default: the gateways "
+        "and a database may have theirs in the same namespace.",
+    )
     cpu: str = Field("1", description="CPU limit of a pod whose owner says nothing; it has as many workers.")
     memory: str = Field("2Gi", description="Memory limit of a pod whose owner says nothing.")
     max_cpu: str = Field("64", description="The most CPU that a user may ask for, per pod.")
@@ -285,7 +290,7 @@ class KubernetesSettings(Group):
         60, ge=1, description="Seconds that a pod which is asked to end has for the shards it works on."
     )
     token_seconds: int = Field(
-        86400, ge=600, description="Seconds that a pod's token for its package is good for; renewed at half time."
+        3600, ge=600, description="Seconds that a pod's token for its package is good for; renewed at half time."
     )
     service_account: str = Field("default", description="Service account of ETL pods. They get no token of it.")
     priority_class: str = Field("", description="PriorityClass of ETL pods; empty takes the cluster's default.")

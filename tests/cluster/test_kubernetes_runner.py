@@ -24,6 +24,7 @@ from shardgate_gateway.errors import Conflict
 from shardgate_gateway.etl.environments import Environments
 from shardgate_gateway.etl.kubernetes import names
 from shardgate_gateway.etl.kubernetes.clean import Caretaker
+from shardgate_gateway.etl.kubernetes.environment import EnvironmentBuilder
 from shardgate_gateway.etl.kubernetes.objects import Objects
 from shardgate_gateway.etl.kubernetes.policy import Policy
 from shardgate_gateway.etl.kubernetes.runner import KubernetesRunner, open_runner
@@ -178,8 +179,11 @@ class OtherGateways:
             open_view(api, settings.kubernetes.instance) as view,
         ):
             await view.wait_until_synced()
-            objects = Objects(api, settings, Policy(settings.kubernetes), self.tokens())
-            yield Caretaker(view, objects, records, settings.kubernetes.token_seconds)
+            policy, tokens = Policy(settings.kubernetes), self.tokens()
+            objects = Objects(api, settings, policy, tokens)
+            url = settings.serve.public_url
+            builder = EnvironmentBuilder(api, settings.kubernetes, tokens, self._environments, url, objects.owner)
+            yield Caretaker(view, objects, policy, builder, records, settings.kubernetes.token_seconds)
 
 
 @pytest.fixture

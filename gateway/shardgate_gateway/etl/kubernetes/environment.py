@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from shardgate_gateway.errors import KubernetesError, TransformStartError
+from shardgate_gateway.errors import KubernetesError, KubernetesUnavailable, TransformStartError
 from shardgate_gateway.etl.kubernetes import names
-from shardgate_gateway.etl.kubernetes.pod_problems import problem_of_pod
-from shardgate_gateway.kube.kinds import JOB, POD, SECRET
+from shardgate_gateway.etl.kubernetes.pod_problems import problem_of_pod, problem_of_refusal
+from shardgate_gateway.kube.kinds import EVENT, JOB, POD, SECRET
 from shardgate_gateway.kube.watch import Reflector
 from shardgate_gateway.tokens import ENVIRONMENT
 
@@ -118,6 +118,9 @@ class EnvironmentBuilder:
         self._owner = owner
         self._instance = names.instance_name(settings.instance)
 
+    async def has(self, environment: Environment) -> bool:
+        return await self._environments.find(environment.digest) is not None
+
     async def ensure(self, environment: Environment) -> None:
         """Return when it is there.
 
@@ -125,17 +128,19 @@ class EnvironmentBuilder:
             TransformStartError: It can't be made, in pip's own words.
             KubernetesError: The cluster does not let us.
         """
-        if await self._environments.find(environment.digest) is not None:
+        if await self.has(environment):
             return
         name = f"{self._instance}-env-{environment.digest[:16]}"
         selector = f"{LABEL}={environment.digest[:16]}"
         async with AsyncExitStack() as stack:
             jobs = await stack.enter_async_context(Reflector(self._api, JOB, selector))
             pods = await stack.enter_async_context(Reflector(self._api, POD, selector))
+            warnings = f"type=Warning,involvedObject.kind=Job,involvedObject.name={name}"
+            events = await stack.enter_async_context(Reflector(self._api, EVENT, fields=warnings))
             job = await self._start(name, environment, jobs)
             try:
                 async with asyncio.timeout(self._settings.environment_seconds):
-                    await self._wait(environment, job, jobs, pods)
+                    await self._wait(environment, job, jobs, pods, events)
             except TimeoutError:
                 raise TransformStartError(
                     f"installing {', '.join(environment.requirements)} took more than "
@@ -150,30 +155,32 @@ class EnvironmentBuilder:
             try:
                 job = await self._api.create(self._job(name, environment, await self._owner()))
             except KubernetesError as error:
-                if error.status != CONFLICT:
+                if isinstance(error, KubernetesUnavailable):
                     raise
+                if error.status != CONFLICT:
+                    raise self._failure(environment, error.message, error.hint) from error
                 job = await self._api.get(JOB, name) or {}
-                if not job or _condition(job, "Failed"):  # of an attempt that is over
+                if not job or _is_over(job):  # of an attempt that left nothing
                     await self._api.delete(JOB, name)
                     with suppress(TimeoutError):
                         await asyncio.wait_for(jobs.wait_for_change(), LOOK_SECONDS)
                     continue
-                return str(job["metadata"]["uid"])
-            await self._api.apply(self._secret(name, environment, job))
+            await self._api.apply(self._secret(name, environment, job))  # whoever made the Job may have died before
             return str(job["metadata"]["uid"])
 
-    async def _wait(self, environment: Environment, job: str, jobs: Reflector, pods: Reflector) -> None:
-        while await self._environments.find(environment.digest) is None:
+    async def _wait(
+        self, environment: Environment, job: str, jobs: Reflector, pods: Reflector, events: Reflector
+    ) -> None:
+        while not await self.has(environment):
             own = [pod for pod in pods.items.values() if _owner(pod) == job]
             self._raise_hopeless(environment, own)
+            self._raise_refused(environment, [event for event in events.items.values() if _about(event) == job])
             failed = next(
                 (_condition(obj, "Failed") for obj in jobs.items.values() if obj["metadata"]["uid"] == job), ""
             )
             if failed:
-                raise TransformStartError(
-                    f"installing {', '.join(environment.requirements)} failed: {failed}", hint="see the Job's log"
-                )
-            changes = [asyncio.ensure_future(watch.wait_for_change()) for watch in (jobs, pods)]
+                raise self._failure(environment, failed, "see the Job's log")
+            changes = [asyncio.ensure_future(watch.wait_for_change()) for watch in (jobs, pods, events)]
             try:
                 await asyncio.wait(changes, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -186,8 +193,17 @@ class EnvironmentBuilder:
                 raise TransformStartError(said["message"], hint=said.get("hint", ""))
             problem = None if (pod.get("status") or {}).get("phase") == "Failed" else problem_of_pod(pod, ())
             if problem is not None and not problem.heals:
-                wanted = ", ".join(environment.requirements)
-                raise TransformStartError(f"installing {wanted}: {problem.message}", hint=problem.hint)
+                raise self._failure(environment, problem.message, problem.hint)
+
+    def _raise_refused(self, environment: Environment, events: Iterable[Object]) -> None:
+        """A Job says nowhere else that its pod can't be created."""
+        for event in events:
+            if event.get("reason") == "FailedCreate":
+                problem = problem_of_refusal(str(event.get("message", "")), None)
+                raise self._failure(environment, problem.message, problem.hint)
+
+    def _failure(self, environment: Environment, why: str, hint: str) -> TransformStartError:
+        return TransformStartError(f"installing {', '.join(environment.requirements)} failed: {why}", hint=hint)
 
     def _job(self, name: str, environment: Environment, owner: Object | None) -> Object:
         settings = self._settings
@@ -278,10 +294,18 @@ class EnvironmentBuilder:
         }
 
 
+def _is_over(job: Object) -> bool:
+    return bool(_condition(job, "Failed") or _condition(job, "Complete"))
+
+
 def _condition(job: Object, kind: str) -> str:
     """What a condition of a Job that is true says; "" where it is not."""
     conditions: Iterable[Mapping[str, str]] = (job.get("status") or {}).get("conditions") or ()
     return next((c.get("message") or kind for c in conditions if c["type"] == kind and c["status"] == "True"), "")
+
+
+def _about(event: Object) -> str:
+    return str(event["involvedObject"].get("uid", ""))
 
 
 def _owner(pod: Object) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 UNSCALED = '{"min": 0, "max": 1, "workers": 1}'
 """Of a Deployment that does not say."""
+_NOT_FOLLOWING = {names.ANNOTATION_STOPPED, names.ANNOTATION_FAILED, names.ANNOTATION_INSTALLING}
 
 
 class Fleet:
@@ -79,10 +80,10 @@ class Fleet:
         return {id: Demand(d.demand, d.idle_seconds) for id, d in self._dispatchers.items()}  # noqa: A001
 
     def targets(self) -> Iterator[Target]:
-        """The Deployments that follow demand: not those that somebody stopped, or that can't start."""
+        """The Deployments that follow demand: not those that somebody stopped, or that can't start (yet)."""
         for deployment in self._view.deployments.items.values():
             notes = annotations_of(deployment)
-            if notes.keys() & {names.ANNOTATION_STOPPED, names.ANNOTATION_FAILED}:
+            if names.ANNOTATION_ID not in notes or notes.keys() & _NOT_FOLLOWING:
                 continue
             yield Target(
                 notes[names.ANNOTATION_ID],

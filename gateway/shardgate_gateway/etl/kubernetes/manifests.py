@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from shardgate_gateway.etl.kubernetes import names
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from shardgate import wire
     from shardgate_gateway.etl.kubernetes.policy import Policy
     from shardgate_gateway.etl.registry import TransformRecord
@@ -29,6 +31,7 @@ STATUS_PORT = 8471
 RUNTIME = "etl"
 """The container that answers."""
 TOKEN_FOLDER = "/var/run/shardgate/token"  # noqa: S105 (a folder)
+TMP = "/tmp"  # noqa: S108 (a volume)
 RUN_FOLDER = "/var/run/shardgate/run"
 TERMINATION_LOG = "/dev/termination-log"
 STARTUP_PERIOD = 1
@@ -37,6 +40,10 @@ LIVENESS_PERIOD = 10
 DRAIN_MARGIN_SECONDS = 5
 """Between the time that running shards get and the kill."""
 EPHEMERAL_REQUEST = "64Mi"
+LOST_NODE = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+LOST_NODE_SECONDS = 5
+"""That a pod waits for its node to come back before there is another one elsewhere. Kubernetes' 300 are for what has a
+state."""
 
 ROLE_RULES: list[dict[str, list[str]]] = [
     {
@@ -158,7 +165,8 @@ class Manifests:
     def _template(self, record: TransformRecord) -> Object:
         container = record.manifest.container
         pod = copy.deepcopy(container.pod) if container is not None and container.pod is not None else {}
-        spec: Object = (pod.get("spec") or {}) | _given(self._pod_spec(record))
+        spec: Object = pod.get("spec") or {}
+        spec |= _given(self._pod_spec(record)) | {"tolerations": _tolerations(record, spec.get("tolerations") or ())}
         main = self._runtime(record) if container is None else self._program(record, container, spec)
         others = (spec.get("containers") or [])[1:]
         spec["containers"] = [main, *(self._bounded(other, record) for other in others)]
@@ -176,7 +184,7 @@ class Manifests:
         """What holds for every pod, whatever its owner wrote."""
         settings, options = self._settings, record.options
         return {
-            "serviceAccountName": settings.service_account,
+            "serviceAccountName": settings.service_account or "default",
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "hostNetwork": False,
@@ -194,7 +202,6 @@ class Manifests:
             "priorityClassName": settings.priority_class,
             "imagePullSecrets": [{"name": name} for name in settings.pull_secrets],
             "nodeSelector": options.node_selector,
-            "tolerations": [toleration.model_dump(exclude_defaults=True) for toleration in options.tolerations],
             "topologySpreadConstraints": [
                 {
                     "maxSkew": 1,
@@ -237,7 +244,7 @@ class Manifests:
         environment = self._policy.environment(record.manifest, record.options)
         if environment is not None:
             flags["environment-url"] = f"{self._gateway_url}/v1/environments/{environment.digest}"
-        mounts = {"tmp": "/tmp", "run": RUN_FOLDER}  # noqa: S108 (a volume)
+        mounts = {"tmp": TMP, "run": RUN_FOLDER}
         container: Object = {
             "name": RUNTIME,
             "image": self._policy.image(record.manifest, record.options),
@@ -260,6 +267,9 @@ class Manifests:
     def _program(self, record: TransformRecord, container: wire.Container, spec: Object) -> Object:
         """A program of the owner's that speaks HTTP (`wire.Container`)."""
         given = (spec.get("containers") or [{}])[0]
+        environment = self._environment(record, container.env | {"PORT": str(container.port)})
+        set_here = {variable["name"] for variable in environment}
+        mounts = [mount for mount in given.get("volumeMounts") or () if mount.get("name") != "tmp"]
         own: Object = {
             "name": given.get("name") or RUNTIME,
             "image": self._policy.image(record.manifest, record.options) or given.get("image"),
@@ -267,13 +277,17 @@ class Manifests:
             "command": [part.replace("{port}", str(container.port)) for part in container.command],
             "args": [part.replace("{port}", str(container.port)) for part in container.args],
             "env": [
-                *(given.get("env") or []),
-                *self._environment(record, container.env | {"PORT": str(container.port)}),
+                *(variable for variable in given.get("env") or () if variable.get("name") not in set_here),
+                *environment,
             ],
             "ports": [{"name": "worker", "containerPort": container.port}],
             "volumeMounts": [
-                *(mount for mount in given.get("volumeMounts") or () if mount.get("name") != "tmp"),
-                {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 (a volume)
+                *mounts,
+                *(
+                    []
+                    if any(mount.get("mountPath") == TMP for mount in mounts)
+                    else [{"name": "tmp", "mountPath": TMP}]
+                ),
             ],
             **self._probes(container.health, container.health, container.port),
         }
@@ -311,7 +325,10 @@ class Manifests:
                     **gpus,
                 },
             },
-            "envFrom": [{"secretRef": {"name": name}} for name in options.secrets],
+            "envFrom": [
+                *(container.get("envFrom") or ()),
+                *({"secretRef": {"name": name}} for name in options.secrets),
+            ],
             "securityContext": CONTAINER_SECURITY,
             "terminationMessagePath": TERMINATION_LOG,
             "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -321,6 +338,14 @@ class Manifests:
 def options_digest(record: TransformRecord) -> str:
     """Of the options that a Deployment depends on."""
     return _digest(record.options.model_dump(mode="json", exclude={"cache"}))
+
+
+def _tolerations(record: TransformRecord, given: Iterable[Object]) -> list[Object]:
+    """Those of the template and of the options, and for how long a node may be away, where they don't say."""
+    own = [*given, *(toleration.model_dump(exclude_defaults=True) for toleration in record.options.tolerations)]
+    said = {toleration.get("key") for toleration in own}
+    lost = {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": LOST_NODE_SECONDS}
+    return own if None in said else [*own, *({"key": key, **lost} for key in LOST_NODE if key not in said)]
 
 
 def _given(values: Object) -> Object:

@@ -32,6 +32,8 @@ ANNOTATION_STOPPED = "shardgate.io/stopped"
 """When somebody stopped it, in ISO 8601. It stays stopped until somebody starts it."""
 ANNOTATION_FAILED = "shardgate.io/failed"
 """JSON `{"message", "hint", "at"}` of a start that can't succeed; its pods were taken down."""
+ANNOTATION_INSTALLING = "shardgate.io/installing"
+"""JSON `{"what", "until"}`: there are no pods yet, for what they need is being installed; believed until then."""
 ANNOTATION_IDLE = "shardgate.io/idle"
 """When it was scaled to zero because nobody asked, in ISO 8601."""
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from shardgate_gateway.errors import BadRequest, KubernetesError
+from shardgate_gateway.errors import BadRequest, KubernetesError, KubernetesUnavailable, TransformStartError
 from shardgate_gateway.etl.kubernetes import names
 from shardgate_gateway.etl.kubernetes.manifests import Manifests
+from shardgate_gateway.etl.kubernetes.state import installing
 from shardgate_gateway.kube.kinds import DEPLOYMENT, SECRET, SERVICE, STATEFUL_SET
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ CONFLICT = 409
 NOT_FOUND = 404
 OWNER_SECONDS = 60.0
 """After which the owner is asked for again: a StatefulSet may be deleted without its pods, and made anew."""
-_AWAKE: dict[str, None] = dict.fromkeys((names.ANNOTATION_STOPPED, names.ANNOTATION_FAILED, names.ANNOTATION_IDLE))
+PARK_TRIES = 5
+_AWAKE: dict[str, None] = dict.fromkeys(
+    (names.ANNOTATION_STOPPED, names.ANNOTATION_FAILED, names.ANNOTATION_INSTALLING, names.ANNOTATION_IDLE)
+)
 """A merge patch: None removes."""
 
 
@@ -61,10 +65,43 @@ class Objects:
         return Manifests(settings.kubernetes, settings.etl, self._policy, url, await self.owner())
 
     async def apply(self, record: TransformRecord) -> None:
-        """Make the transform's objects what they should be. Replicas stay what they are, and are 1 at first."""
-        manifests = await self.manifests()
-        await asyncio.gather(self.renew_token(record), self._api.apply(manifests.service(record)))
-        await self._api.apply(manifests.deployment(record))
+        """Make the transform's objects what they should be. Replicas stay what they are, and are 1 at first.
+
+        Raises:
+            TransformStartError: The API server refuses them, and why.
+        """
+        await self._apply(record, (await self.manifests()).deployment(record))
+
+    async def announce(self, record: TransformRecord, deployment: Object | None, what: str) -> None:
+        """Let everybody know that something is being installed for a transform that has no pods yet.
+
+        Args:
+            record: The transform.
+            deployment: As it was seen; nothing is done where it has pods.
+            what: For people.
+        """
+        until = datetime.now(UTC) + timedelta(seconds=self._settings.kubernetes.environment_seconds)
+        note = {names.ANNOTATION_INSTALLING: installing(what, until)}
+        if deployment is None:
+            wanted = (await self.manifests()).deployment(record)
+            wanted["metadata"]["annotations"] |= note
+            wanted["spec"]["replicas"] = 0  # until `apply` says nothing of it, or `wake` something else
+            await self._apply(record, wanted)
+        elif deployment["spec"]["replicas"] == 0:
+            await self._change(deployment, 0, note | {names.ANNOTATION_FAILED: None})
+
+    async def _apply(self, record: TransformRecord, deployment: Object) -> None:
+        service = (await self.manifests()).service(record)
+        try:
+            await asyncio.gather(self.renew_token(record), self._api.apply(service))
+            await self._api.apply(deployment)
+        except KubernetesUnavailable:
+            raise
+        except KubernetesError as error:
+            raise TransformStartError(
+                f"the cluster refuses it: {error.message}",
+                hint=error.hint or "the message names what is wrong, or the rule that forbids it",
+            ) from error
 
     async def renew_token(self, record: TransformRecord) -> None:
         seconds = self._settings.kubernetes.token_seconds
@@ -78,14 +115,24 @@ class Objects:
 
     async def park(self, deployment: Object, failure: Failure) -> bool:
         """Take the pods of a start down that can't succeed, and remember why."""
-        return await self._change(deployment, 0, {names.ANNOTATION_FAILED: failure.dump()})
+        notes = {names.ANNOTATION_INSTALLING: None, names.ANNOTATION_FAILED: failure.dump()}
+        return await self._change(deployment, 0, notes)
+
+    async def park_at_rest(self, transform_id: str, failure: Failure) -> None:
+        """Remember why a transform that has no pods can't get any, whatever else is noted there meanwhile."""
+        name = (await self.manifests()).name(transform_id)
+        for _ in range(PARK_TRIES):
+            deployment = await self._api.get(DEPLOYMENT, name)
+            if deployment is None or deployment["spec"]["replicas"] or await self.park(deployment, failure):
+                return
 
     async def stop(self, deployment: Object) -> bool:
         return await self._change(deployment, 0, _AWAKE | {names.ANNOTATION_STOPPED: _now()})
 
     async def delete(self, name: str) -> None:
-        """Delete all objects of this name."""
-        await asyncio.gather(*(self._api.delete(kind, name) for kind in (DEPLOYMENT, SERVICE, SECRET)))
+        """Delete all objects of this name; the Deployment last, for by it orphans are found."""
+        await asyncio.gather(*(self._api.delete(kind, name) for kind in (SERVICE, SECRET)))
+        await self._api.delete(DEPLOYMENT, name)
 
     async def _change(self, deployment: Object, replicas: int, notes: Mapping[str, str | None]) -> bool:
         seen = deployment["metadata"]

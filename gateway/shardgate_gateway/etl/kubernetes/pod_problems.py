@@ -74,6 +74,24 @@ def problem_of_pod(pod: Object, events: Sequence[Object]) -> Problem | None:
     return _problem_of_mounts(pod, events)
 
 
+def problem_of_refusal(said: str, since: datetime | None) -> Problem:
+    """Why a pod can't even be created, as its controller was told: quota, admission, service account."""
+    reason = re.sub(r'^(Error creating: )?(pods "[^"]*" is forbidden: )?', "", said)
+    if "exceeded quota" in reason:
+        return Problem(
+            f"the namespace's quota is used up: {reason.removeprefix('exceeded quota: ')}",
+            "ask for less (resources=), stop other transforms, or have the operator raise the ResourceQuota",
+            heals=False,
+            since=since,
+        )
+    return Problem(
+        f"the cluster does not admit its pod: {reason}",
+        "the message names the rule; the operator of the namespace can tell why it is there",
+        heals=False,
+        since=since,
+    )
+
+
 def problem_of_ended(pods: Iterable[Object], now: datetime, patience: float) -> Problem | None:
     """Pods that were ended as a whole. Another takes the place of each, and may do better, or end in the same way."""
     dated = [(at, pod) for pod in pods if (at := _ended_at(pod))]

@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from shardgate_gateway.kube.kinds import Object
     from shardgate_gateway.settings import KubernetesSettings, RuntimeImage
 
-VOLUMES = ("emptyDir", "configMap", "downwardAPI", "persistentVolumeClaim")
-"""What a pod template may bring along. All other kinds lead to the node, to tokens or to other systems."""
+VOLUMES = ("emptyDir", "configMap", "downwardAPI")
+"""What a pod template may bring along, beside Secrets and claims that are allowed. All other kinds lead to the node, to
+tokens or to other systems."""
+OPERATORS = ("nodeName", "priorityClassName", "resourceClaims", "schedulerName")
+"""Fields of a pod by which it would pass by what the operator set up: taints, priorities, limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,11 @@ class Policy:
     def _check_image(self, manifest: wire.Manifest, named: str) -> None:
         template = (manifest.container.pod if manifest.container is not None else None) or {}
         spec = template.get("spec") or {}
+        if taken := [field for field in OPERATORS if spec.get(field)]:
+            raise Forbidden(
+                f"the pod template of transform {manifest.name!r} may not set {taken[0]}",
+                hint="leave it out; node_selector= and tolerations= choose nodes",
+            )
         containers = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
         own = {image.image for image in self._settings.images}
         for image in [named] * bool(named) + [str(container.get("image")) for container in containers]:
@@ -136,16 +144,27 @@ class Policy:
         for container in containers:
             for secret in _secrets_of(container):
                 self._check_secret(manifest, secret)
+        for secret in spec.get("imagePullSecrets") or ():
+            self._check_secret(manifest, str(secret.get("name")))
         for volume in spec.get("volumes") or ():
             self._check_volume(manifest, volume)
 
     def _check_volume(self, manifest: wire.Manifest, volume: Object) -> None:
-        if "secret" in volume:
-            self._check_secret(manifest, str((volume["secret"] or {}).get("secretName")))
-        elif kinds := volume.keys() - {"name", *VOLUMES}:
+        if (secret := volume.get("secret")) is not None:
+            self._check_secret(manifest, str(secret.get("secretName")))
+        if (claim := volume.get("persistentVolumeClaim")) is not None:
+            self._check_claim(manifest, str(claim.get("claimName")))
+        if kinds := volume.keys() - {"name", "secret", "persistentVolumeClaim", *VOLUMES}:
             raise Forbidden(
                 f"transform {manifest.name!r} may not have the volume {volume.get('name')!r} of kind {min(kinds)}",
-                hint=f"a pod template may have {', '.join(VOLUMES)}, and secrets that are allowed",
+                hint=f"a pod template may have {', '.join(VOLUMES)}, and secrets and claims that are allowed",
+            )
+
+    def _check_claim(self, manifest: wire.Manifest, claim: str) -> None:
+        allowed = self._settings.allowed_claims
+        if not _matches(claim, allowed):
+            raise Forbidden(
+                f"transform {manifest.name!r} may not have the volume claim {claim!r}", hint=_allowed("claims", allowed)
             )
 
     def _check_secret(self, manifest: wire.Manifest, secret: str) -> None:

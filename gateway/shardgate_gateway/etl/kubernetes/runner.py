@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from shardgate_gateway.etl.environments import Environments
     from shardgate_gateway.etl.kubernetes.demand import Demands
     from shardgate_gateway.etl.kubernetes.dispatch import Place
-    from shardgate_gateway.etl.kubernetes.environment import Environment
     from shardgate_gateway.etl.kubernetes.view import ClusterView
     from shardgate_gateway.etl.options import TransformOptions
     from shardgate_gateway.etl.registry import TransformRecord
@@ -91,8 +90,7 @@ class KubernetesRunner(Runner):
         self._logs = logs
         self._containers = ContainerClient(settings.etl)
         self._starts: dict[str, asyncio.Task[None]] = {}
-        self._installing: dict[str, Environment] = {}
-        self._not_installed: dict[str, Failure] = {}
+        self._refused: dict[str, Failure] = {}
 
     def check(self, manifest: wire.Manifest, options: TransformOptions) -> None:
         self._policy.check(manifest, options)
@@ -125,14 +123,10 @@ class KubernetesRunner(Runner):
     async def status(self, id: str) -> RunnerStatus:  # noqa: A002
         if not self._view.synced:
             return RunnerStatus("pending", "the Kubernetes API has not answered yet", "is it up, and may we read it?")
-        if id in self._installing:
-            names_of_it = ", ".join(self._installing[id].requirements)
-            return RunnerStatus("starting", f"{names_of_it} is being installed for it, once", "a Job does it")
-        status = self._judge(id).status
-        failure = self._not_installed.get(id)
-        if failure is not None and status.state == "pending":
+        failure = self._refused.get(id)
+        if failure is not None and self._view.deployment(id) is None:
             return RunnerStatus("failed", failure.message, failure.hint, since=failure.at)
-        return status
+        return self._judge(id).status
 
     async def stop(self, record: TransformRecord) -> None:
         await self._synced()
@@ -145,6 +139,7 @@ class KubernetesRunner(Runner):
             await self._view.wait_for_change(record.id, LOOK_SECONDS)
 
     async def remove(self, id: str) -> None:  # noqa: A002
+        self._refused.pop(id, None)
         await self._objects.delete((await self._objects.manifests()).name(id))
         self._fleet.forget(id)
 
@@ -200,14 +195,20 @@ class KubernetesRunner(Runner):
 
     async def _start(self, record: TransformRecord, *, by_hand: bool) -> None:
         since = datetime.now(UTC)
-        applied = False
+        applied = seen = False
         woken = ""
         await self._synced()
+        resting = self._view.deployment(record.id)
+        if resting is not None and resting["spec"]["replicas"] == 0:
+            self._raise_resting(resting, since, by_hand=by_hand)
         await self._install(record)
         while True:
             deployment = self._view.deployment(record.id)
+            if seen and deployment is None:
+                raise _was_deleted(record.id)
+            seen = deployment is not None
             if not applied and (deployment is None or (by_hand and _outdated(deployment, record))):
-                await self._objects.apply(record)
+                await self._apply(record)
                 applied = True
             elif deployment is None or deployment["metadata"]["resourceVersion"] == woken:
                 pass  # the watch will tell
@@ -224,17 +225,23 @@ class KubernetesRunner(Runner):
     async def _install(self, record: TransformRecord) -> None:
         """See that what its image lacks is there, before there are pods that want it."""
         environment = self._policy.environment(record.manifest, record.options)
-        if environment is None:
+        if environment is None or await self._environments.has(environment):
             return
-        self._installing[record.id] = environment
-        self._not_installed.pop(record.id, None)
         try:
+            seen = self._view.deployment(record.id)
+            await self._objects.announce(record, seen, ", ".join(environment.requirements))
             await self._environments.ensure(environment)
         except TransformStartError as error:
-            self._not_installed[record.id] = Failure(error.message, error.hint)
+            await self._objects.park_at_rest(record.id, Failure(error.message, error.hint))
             raise _cant_start(record.id, error.message, error.hint) from error
-        finally:
-            self._installing.pop(record.id, None)
+
+    async def _apply(self, record: TransformRecord) -> None:
+        self._refused.pop(record.id, None)
+        try:
+            await self._objects.apply(record)
+        except TransformStartError as error:
+            self._refused[record.id] = Failure(error.message, error.hint)
+            raise _cant_start(record.id, error.message, error.hint) from error
 
     def _raise_resting(self, deployment: Object, since: datetime, *, by_hand: bool) -> None:
         """Refuse to wake what somebody stopped, or what failed a moment ago: eight readers share one failure."""
@@ -308,7 +315,7 @@ async def open_runner(
         builder = EnvironmentBuilder(api, kubernetes, tokens, environments, url, objects.owner)
         runner = KubernetesRunner(settings, view, fleet, objects, builder, policy, PodLogs(api, view))
         stack.push_async_callback(runner.aclose)
-        caretaker = Caretaker(view, objects, records, kubernetes.token_seconds)
+        caretaker = Caretaker(view, objects, policy, builder, records, kubernetes.token_seconds)
         scaler = Scaler(fleet.targets, demands, fleet.scale)
         instance = names.instance_name(kubernetes.instance)
         lease = Lease(api, instance, f"{socket.gethostname()}-{os.getpid()}", partial(_lease, objects, instance))
@@ -342,6 +349,10 @@ async def _end(task: asyncio.Task[None]) -> None:
 
 def _cant_start(transform_id: str, message: str, hint: str) -> TransformStartError:
     return TransformStartError(f"{transform_id} can't start: {message}", hint=hint)
+
+
+def _was_deleted(transform_id: str) -> Conflict:
+    return Conflict(f"transform {transform_id} was deleted while it started", hint="register it again")
 
 
 def _was_stopped(transform_id: str) -> Conflict:

@@ -12,7 +12,6 @@ version of its object.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,6 +24,7 @@ from shardgate_gateway.etl.kubernetes.pod_problems import (
     is_ready,
     problem_of_ended,
     problem_of_pod,
+    problem_of_refusal,
     time_of,
     unready_since,
 )
@@ -86,7 +86,7 @@ def judge(observed: Observed, *, now: datetime, patience: float) -> Verdict:
         return Verdict(RunnerStatus("pending", "nobody has asked for it yet"))
     wanted = int(deployment["spec"].get("replicas", 1))
     if wanted == 0:
-        return _at_rest(deployment)
+        return _at_rest(deployment, now)
     pods = [pod for pod in observed.pods if "deletionTimestamp" not in pod["metadata"]]
     ready = [pod for pod in pods if is_ready(pod)]
     newest = annotations_of(deployment).get(names.ANNOTATION_SPEC)
@@ -106,7 +106,12 @@ def judge(observed: Observed, *, now: datetime, patience: float) -> Verdict:
     return Verdict(RunnerStatus(state, problem.message, problem.hint, since=problem.since or since), hopeless)
 
 
-def _at_rest(deployment: Object) -> Verdict:
+def installing(what: str, until: datetime) -> str:
+    """What a Deployment is annotated with while requirements are installed for its pods."""
+    return json.dumps({"what": what, "until": until.isoformat()})
+
+
+def _at_rest(deployment: Object, now: datetime) -> Verdict:
     notes = annotations_of(deployment)
     failure = Failure.of(deployment)
     if stopped := notes.get(names.ANNOTATION_STOPPED):
@@ -114,6 +119,9 @@ def _at_rest(deployment: Object) -> Verdict:
         return Verdict(RunnerStatus("stopped", "somebody stopped it", hint, since=time_of(stopped)), hopeless=True)
     if failure is not None:
         return Verdict(RunnerStatus("failed", failure.message, failure.hint, since=failure.at), hopeless=True)
+    note = json.loads(notes.get(names.ANNOTATION_INSTALLING) or "{}")
+    if note and now < datetime.fromisoformat(note["until"]):
+        return Verdict(RunnerStatus("starting", f"{note['what']} is being installed for it, once", "a Job does it"))
     since = time_of(notes.get(names.ANNOTATION_IDLE))
     return Verdict(RunnerStatus("idle", "nobody asked for a while; the next request starts it", since=since))
 
@@ -157,21 +165,7 @@ def _problem_of(deployment: Object) -> Problem | None:
     condition = condition_of(deployment, "ReplicaFailure")
     if condition.get("status") != "True":
         return None
-    since, said = time_of(condition.get("lastTransitionTime")), str(condition.get("message", ""))
-    reason = re.sub(r'^pods "[^"]*" is forbidden: ', "", said)
-    if "exceeded quota" in reason:
-        return Problem(
-            f"the namespace's quota is used up: {reason.removeprefix('exceeded quota: ')}",
-            "ask for less (resources=), stop other transforms, or have the operator raise the ResourceQuota",
-            heals=False,
-            since=since,
-        )
-    return Problem(
-        f"the cluster does not admit its pod: {reason}",
-        "the message names the rule; the operator of the namespace can tell why it is there",
-        heals=False,
-        since=since,
-    )
+    return problem_of_refusal(str(condition.get("message", "")), time_of(condition.get("lastTransitionTime")))
 
 
 def _since(pods: Sequence[Object]) -> datetime | None:

@@ -75,9 +75,17 @@ def test_a_pod_template_names_only_allowed_images_secrets_and_volumes() -> None:
         check(containers=[{"name": "c", "image": "team/x", "envFrom": [{"secretRef": {"name": "admin"}}]}])
     with pytest.raises(Forbidden, match="may not have the secret 'admin'"):
         check(volumes=[{"name": "v", "secret": {"secretName": "admin"}}])
+    with pytest.raises(Forbidden, match="may not have the secret 'admin'"):
+        check(imagePullSecrets=[{"name": "admin"}])
+    with pytest.raises(Forbidden, match="may not have the volume claim 'database'") as refused:
+        check(volumes=[{"name": "v", "persistentVolumeClaim": {"claimName": "database"}}])
+    assert "none (the operator's setting kubernetes.allowed_claims)" in refused.value.hint
+    for field in ("nodeName", "priorityClassName", "schedulerName", "resourceClaims"):
+        with pytest.raises(Forbidden, match=f"may not set {field}"):
+            check(**{field: ["x"]})
     for kind in ("hostPath", "projected", "csi"):
         with pytest.raises(Forbidden, match=f"volume 'v' of kind {kind}"):
-            check(volumes=[{"name": "v", kind: {}}])
+            check(volumes=[{"name": "v", kind: {}, "secret": {"secretName": "team-key"}}])
 
 
 @pytest.mark.parametrize(

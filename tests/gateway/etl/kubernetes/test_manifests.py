@@ -1,0 +1,137 @@
+"""What is applied: every pod is bounded and without rights, whatever its owner wrote."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from shardgate import wire
+from shardgate_gateway.etl.kubernetes.manifests import Manifests
+from shardgate_gateway.etl.kubernetes.policy import Policy
+from shardgate_gateway.etl.options import TransformOptions
+from shardgate_gateway.etl.registry import TransformRecord
+from shardgate_gateway.settings import EtlSettings, KubernetesSettings
+
+ID = "train-0123456789abcdef"
+IMAGES = [{"image": "r/slim:1", "python": "3.11"}]
+RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "runAsNonRoot": True,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
+def record(container: wire.Container | None = None, *requirements: str, **options: Any) -> TransformRecord:
+    kind: wire.Kind = "sample" if container is None else "container"
+    manifest = wire.Manifest("train", kind=kind, python="3.11", requirements=requirements, container=container)
+    return TransformRecord(ID, "train", "d" * 64, manifest, TransformOptions.parse(options), 1, datetime.now(UTC))
+
+
+def deployment(of: TransformRecord, **settings: Any) -> dict[str, Any]:
+    kubernetes = KubernetesSettings.model_validate({"images": IMAGES, **settings})
+    return Manifests(kubernetes, EtlSettings(), Policy(kubernetes), "http://gateway/", None).deployment(of)
+
+
+def pod(of: TransformRecord, **settings: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = deployment(of, **settings)["spec"]["template"]["spec"]
+    return spec
+
+
+def variables(container: dict[str, Any]) -> dict[str, Any]:
+    names = [variable["name"] for variable in container["env"]]
+    assert len(names) == len(set(names)), "server-side apply takes no name twice"
+    return {variable["name"]: variable.get("value") for variable in container["env"]}
+
+
+HOSTILE = {
+    "metadata": {"labels": {"team": "vision", "app.kubernetes.io/component": "gateway"}},
+    "spec": {
+        "hostNetwork": True,
+        "hostPID": True,
+        "serviceAccountName": "shardgate",
+        "automountServiceAccountToken": True,
+        "securityContext": {"runAsUser": 0},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}],
+        "volumes": [{"name": "scratch", "emptyDir": {}}, {"name": "tmp", "emptyDir": {"medium": "Memory"}}],
+        "containers": [
+            {
+                "name": "server",
+                "image": "team/server:1",
+                "securityContext": {"privileged": True},
+                "resources": {"limits": {"memory": "900Gi"}},
+                "env": [{"name": "PORT", "value": "1"}, {"name": "DEPTH", "value": "3"}],
+                "envFrom": [{"configMapRef": {"name": "server"}}],
+                "volumeMounts": [{"name": "scratch", "mountPath": "/tmp"}],
+            },
+            {"name": "beside", "image": "team/beside:1", "securityContext": {"privileged": True}},
+        ],
+        "initContainers": [{"name": "before", "image": "team/before:1"}],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "container",
+    [None, wire.Container(image="team/server:1"), wire.Container(pod=HOSTILE)],
+    ids=["ours", "image", "pod"],
+)
+def test_every_container_is_bounded_and_without_rights(container: wire.Container | None) -> None:
+    of = record(container, resources={"cpu": "2", "memory": "3Gi", "nvidia.com/gpu": 1})
+    spec = pod(of, allowed_images=["team/*"])
+    for each in [*spec["containers"], *spec.get("initContainers", ())]:
+        assert each["securityContext"] == RESTRICTED
+        limits = {"cpu": "2", "memory": "3Gi", "ephemeral-storage": "8Gi", "nvidia.com/gpu": "1"}
+        assert each["resources"]["limits"] == limits
+    assert spec["serviceAccountName"] == "default"
+    assert spec["automountServiceAccountToken"] is False
+    assert not any(spec[own] for own in ("hostNetwork", "hostPID", "hostIPC"))
+    assert spec["securityContext"]["runAsUser"] == 65532
+    assert all(volume["emptyDir"].get("sizeLimit") == "8Gi" for volume in spec["volumes"] if volume["name"] == "tmp")
+    labels = deployment(of, allowed_images=["team/*"])["spec"]["template"]["metadata"]["labels"]
+    assert labels["app.kubernetes.io/component"] == "etl"
+
+
+def test_what_a_template_says_beside_that_stays() -> None:
+    spec = pod(record(wire.Container(pod=HOSTILE, port=9000), secrets=["team-key"]), allowed_images=["team/*"])
+    server = spec["containers"][0]
+    assert (server["name"], server["image"]) == ("server", "team/server:1")
+    assert variables(server).items() >= {"PORT": "9000", "DEPTH": "3", "SHARDGATE_TRANSFORM_ID": ID}.items()
+    assert server["envFrom"] == [{"configMapRef": {"name": "server"}}, {"secretRef": {"name": "team-key"}}]
+    assert server["volumeMounts"] == [{"name": "scratch", "mountPath": "/tmp"}], "one volume per path"
+    assert spec["tolerations"][0] == {"key": "gpu", "operator": "Exists"}
+
+
+def test_a_pod_leaves_a_lost_node_soon_unless_its_owner_says_otherwise() -> None:
+    def tolerations(*given: dict[str, Any]) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = pod(record(tolerations=list(given)))["tolerations"]
+        return found
+
+    patient = {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "tolerationSeconds": 900}
+    assert [toleration["tolerationSeconds"] for toleration in tolerations()] == [5, 5]
+    assert [toleration["tolerationSeconds"] for toleration in tolerations(patient)] == [900, 5]
+    assert tolerations({"operator": "Exists"}) == [{"operator": "Exists"}]
+
+
+def test_the_token_is_a_file_and_the_package_an_address() -> None:
+    spec = pod(record(None, "einops==0.8"))
+    runtime = spec["containers"][0]
+    flags = dict(zip(runtime["args"][::2], runtime["args"][1::2], strict=True))
+    assert flags["--package-url"] == f"http://gateway/v1/transforms/{ID}/package"
+    assert flags["--environment-url"].startswith("http://gateway/v1/environments/")
+    mounts = {mount["name"]: mount for mount in runtime["volumeMounts"]}
+    assert flags["--token-file"].startswith(mounts["token"]["mountPath"])
+    assert mounts["token"]["readOnly"]
+    assert len(json.dumps(runtime["env"])) < 1000, "nothing that grows with the package"
+
+
+def test_replicas_are_left_to_scaling_and_any_other_change_rolls() -> None:
+    before, after = deployment(record()), deployment(record(), grace_seconds=50)
+    assert "replicas" not in before["spec"]
+    assert before["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    digests = [made["metadata"]["annotations"]["shardgate.io/spec"] for made in (before, deployment(record()), after)]
+    assert digests[0] == digests[1] != digests[2]
