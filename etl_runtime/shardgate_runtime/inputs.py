@@ -174,7 +174,7 @@ class HttpInput(Input):
 
     def _read_some(self, count: int) -> bytes:
         """At least one byte, or none at the verified end of the shard."""
-        while self.position != self.size:
+        while count and self.position != self.size:  # of no bytes at all, an answer can't be told from its end
             try:
                 response = self._response or self._connect()
                 if self.position == self.size:  # the answer was that nothing is left, and its body is not the shard's
