@@ -91,6 +91,7 @@ CATALOGUE = {
         Tool("toxiproxy-server", "toxiproxy-server", _go, "github.com/Shopify/toxiproxy/v2/cmd/server@v2.5.0"),
         Tool("kubeconform", "kubeconform", _go, "github.com/yannh/kubeconform/cmd/kubeconform@v0.7.0"),
         Tool("kube-score", "kube-score", _go, "github.com/zegl/kube-score/cmd/kube-score@v1.20.0"),
+        Tool("kwok", "kwok", _go, "sigs.k8s.io/kwok/cmd/kwok@v0.7.0"),
         Tool("helm-docs", "helm-docs", _go, "github.com/norwoodj/helm-docs/cmd/helm-docs@v1.14.2"),
         Tool("azurite-blob", "npm/node_modules/.bin/azurite-blob", _npm, "azurite@3.35.0"),
         Tool("nginx", "nginx", _apt, "nginx-light"),
