@@ -129,7 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
 
     def _fetched(self, url: str) -> Iterator[bytes]:
-        headers = {"If-Match": f'"{unquote(self.headers["X-Shardgate-Etag"])}"'}
+        etag = self.headers.get("X-Shardgate-Etag")
+        headers = {"If-Match": f'"{unquote(etag)}"'} if etag is not None else {}
         with urlopen(Request(url, headers=headers)) as response:
             while data := response.read(PIECE):
                 yield data

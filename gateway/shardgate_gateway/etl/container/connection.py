@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from contextlib import suppress
 from dataclasses import asdict, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -163,8 +164,7 @@ class ContainerConnection(WorkerConnection):
         """An answer that is no result."""
         if self._body is not None and self._body.failure is not None:
             return self._told(self._body.failure)
-        text = (await self._progressing(response.content.read(COMPLAINT_BYTES))).decode(errors="replace").strip()
-        said = "\n".join(text.splitlines()[:COMPLAINT_LINES])
+        said = await self._complaint(response)
         message = f"the container answered {response.status}" + (f": {said}" if said else "")
         if response.status in LATER:
             self._lost = True
@@ -173,6 +173,13 @@ class ContainerConnection(WorkerConnection):
             "" if response.status >= HTTPStatus.BAD_REQUEST else "a result has status 200; redirects are not followed"
         )
         return self._told(wire.Failure("sample_failed", message, hint, key=self._job.key))
+
+    async def _complaint(self, response: aiohttp.ClientResponse) -> str:
+        """What it says. A container that closes before it took the whole object may lose its words by that."""
+        text = b""
+        with suppress(OSError, aiohttp.ClientError):
+            text = await self._progressing(response.content.read(COMPLAINT_BYTES))
+        return "\n".join(text.decode(errors="replace").strip().splitlines()[:COMPLAINT_LINES])
 
     def _broken(self, error: Exception) -> wire.Failure:
         """The input broke, or the container did."""
@@ -198,12 +205,13 @@ class ContainerConnection(WorkerConnection):
 
 
 def _headers(job: wire.Job) -> dict[str, str]:
+    """What a container is told of its job. A weak etag would only be refused where it has to match."""
     said = {
         wire.REQUEST_ID_HEADER: job.request_id,
         wire.ARGS_HEADER: job.args,
         wire.BUCKET_HEADER: job.bucket,
         wire.OBJECT_HEADER: job.key,
-        wire.ETAG_HEADER: job.etag,
+        **({} if job.weak else {wire.ETAG_HEADER: job.etag}),
         wire.SEED_HEADER: str(job.seed),
         wire.EPOCH_HEADER: str(job.epoch),
     }
