@@ -5,8 +5,8 @@ must go on knowing when the API server restarts, when a connection is dropped, o
 
 Idea (client-go calls it a reflector): list once, then watch from that list's resource version. Every event moves the
 version on, and so do bookmarks, which the server sends when nothing happens. A watch that ends, for whatever reason, is
-begun again from the last version; only when the server no longer knows that version (410 Gone) is everything listed
-again, and compared, so that what was deleted meanwhile is noticed. Whoever reads `items` reads memory and is never kept
+begun again from the last version; only when the server does not like that version (410 Gone, or 504 where etcd was
+restored) is everything listed again, and compared, so that what was deleted meanwhile is noticed. Whoever reads `items` reads memory and is never kept
 waiting; while the API server is away it reads what was true last.
 
 What can go wrong: a connection that is dead but open. TCP keepalive finds it where the machine is gone (`client.py`),
@@ -42,6 +42,8 @@ WATCH_SECONDS = 300
 BACKOFF_SECONDS = 0.1
 MAX_BACKOFF_SECONDS = 3.0
 GONE = 410
+AWAY = (0, 429, 502, 503)
+"""Statuses that say nothing about the version that a watch began from; after any other one, a list tells a good one."""
 
 log = logging.getLogger(__name__)
 
@@ -132,9 +134,12 @@ class Reflector:
                 cause = "ended"
             except KubernetesError as error:
                 cause = "gone" if error.status == GONE else "failed"
-                self._version = "" if error.status == GONE else self._version
+                self._version = self._version if error.status in AWAY else ""
                 log.info("watching %s: %s", self._kind.plural, error.message)
-            except ValueError as error:  # half a line, or one without end
+            except (
+                ValueError,
+                KeyError,
+            ) as error:  # half a line, one without end, or nothing that Kubernetes would say
                 cause = "broken"
                 log.warning("watching %s: %s", self._kind.plural, error)
             if cause != "ended" or asyncio.get_running_loop().time() - began < BACKOFF_SECONDS:

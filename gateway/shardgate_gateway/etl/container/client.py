@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import socket
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp import hdrs
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from shardgate_gateway.settings import EtlSettings
 
 CONNECT_SECONDS = 1.0
+KEEPALIVE = {socket.TCP_KEEPIDLE: 1, socket.TCP_KEEPINTVL: 1, socket.TCP_KEEPCNT: 3}
+"""A machine that dies while it computes is noticed after four seconds. (`TCP_USER_TIMEOUT` would find one that dies
+while it reads, too, but also ends a program that leaves its input unread for as long.)"""
 BUFFER_BYTES = 256 << 10
 """Of an answer, per connection; twice as much before the container is stopped."""
 
@@ -45,7 +49,7 @@ class ContainerClient:
         container = record.manifest.container
         assert container is not None
         if self._session is None:
-            self._session = _session()
+            self._session = open_session()
         return ContainerConnection(self._session, address, container, job, input, self._timeout, done)
 
     async def aclose(self) -> None:
@@ -53,10 +57,10 @@ class ContainerClient:
             await self._session.close()
 
 
-def _session() -> aiohttp.ClientSession:
+def open_session() -> aiohttp.ClientSession:
     """With a connection per request: reusing one saves nothing where it carries a shard, and costs doubts."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        connector=aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=_kept_alive),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=None),
         headers={hdrs.ACCEPT_ENCODING: "identity", hdrs.CONTENT_TYPE: "application/octet-stream"},
         auto_decompress=False,
@@ -64,3 +68,12 @@ def _session() -> aiohttp.ClientSession:
         trust_env=False,
         cookie_jar=aiohttp.DummyCookieJar(),
     )
+
+
+def _kept_alive(address: Any) -> socket.socket:
+    family, kind, protocol, _, _ = address
+    sock = socket.socket(family, kind, protocol)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in KEEPALIVE.items():
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
+    return sock

@@ -81,7 +81,7 @@ class PodLogs:
         restarted = any(c.get("restartCount") for c in (pod.get("status") or {}).get("containerStatuses") or ())
         for previous in ([True] if restarted else []) + [False]:
             query = {"tailLines": str(lines), "previous": str(previous).lower()}
-            with contextlib.suppress(KubernetesError):  # a container that has not started yet has no log
+            with contextlib.suppress(KubernetesError, ValueError):  # it has not started yet, or a line has no end
                 found += [line async for line in self._lines(pod, query, SILENCE_SECONDS)]
         return found
 
@@ -90,7 +90,7 @@ class PodLogs:
         last = ""
         while name_of(pod) in self._view.pods.items:
             query = {"follow": "true"} | ({"sinceTime": last} if last else {"tailLines": str(lines)})
-            with contextlib.suppress(KubernetesError):  # not begun yet, or broken off
+            with contextlib.suppress(KubernetesError, ValueError):  # not begun yet, broken off, or a line without end
                 async with contextlib.aclosing(self._lines(pod, query, FOLLOW_SILENCE_SECONDS)) as stream:
                     async for at, text in stream:
                         if at > last:
