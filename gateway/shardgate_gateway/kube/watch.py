@@ -5,9 +5,9 @@ must go on knowing when the API server restarts, when a connection is dropped, o
 
 Idea (client-go calls it a reflector): list once, then watch from that list's resource version. Every event moves the
 version on, and so do bookmarks, which the server sends when nothing happens. A watch that ends, for whatever reason, is
-begun again from the last version; only when the server does not like that version (410 Gone, or 504 where etcd was
-restored) is everything listed again, and compared, so that what was deleted meanwhile is noticed. Whoever reads `items` reads memory and is never kept
-waiting; while the API server is away it reads what was true last.
+begun again from the last version; only when the server does not take that version (410 Gone, or 504 where etcd was
+restored) is everything listed again, and compared, so that what was deleted meanwhile is noticed. Whoever reads
+`items` reads memory and is never kept waiting; while the API server is away it reads what was true last.
 
 What can go wrong: a connection that is dead but open. TCP keepalive finds it where the machine is gone (`client.py`),
 and where the server hangs the limit on silence does, which is longer than the time between two bookmarks. Memory is
