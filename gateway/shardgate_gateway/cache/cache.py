@@ -114,6 +114,11 @@ class Cache:
         self._node.counters.hits += 1
         return EntryReading(self._node, source, slot, self._damaged)
 
+    def holds(self, source: Source) -> bool:
+        """Whether there are bytes of it on this node, or on their way to it; perhaps not fresh ones."""
+        layout, name = self._node.layout, source.entry_name
+        return name in self._fills or exists(layout.entry(name)) or exists(layout.control(name))
+
     async def open(self, source: Source) -> Reading:
         """Join or start whatever brings this object; returns as soon as its version is known.
 

@@ -1,12 +1,17 @@
-"""Objects read from another gateway: how a gateway gets its copy of a hot object without asking the store.
+"""Objects read from another gateway: how a gateway gets its copy of a hot object without fetching it from the store.
 
 The other gateway is a web server that is known to be a good one, so it is read as one, with all the checks of
 `stores/http_origin.py`. Its etag is that of the store, and so a copy, a fill that is continued from elsewhere, and a
 transform's result are the same whichever way the bytes came. Should that gateway fail, the store itself is read.
+
+A gateway that has just become the owner of an object (it joined, or came back) finds it where it belonged until then:
+`InheritedSource`. That is worth a question, and no more: the store says whether it is the current version, and gives
+what the other one does not have.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
@@ -14,7 +19,7 @@ from yarl import URL
 
 from shardgate import wire
 from shardgate_gateway.cache.source import Source
-from shardgate_gateway.errors import UpstreamUnavailable
+from shardgate_gateway.errors import GatewayError, UpstreamUnavailable
 from shardgate_gateway.stores.http_origin import HttpOrigin
 
 if TYPE_CHECKING:
@@ -23,6 +28,9 @@ if TYPE_CHECKING:
     from shardgate_gateway.cache.source import StoreSource
     from shardgate_gateway.settings import UpstreamSettings
     from shardgate_gateway.stores.base import ObjectMeta, ObjectStream, Store
+
+ONLY_CACHED = "only-if-cached"
+"""`Cache-Control` of a request for what another gateway has, or is getting."""
 
 
 class PeerBucket(HttpOrigin):
@@ -34,22 +42,31 @@ class PeerBucket(HttpOrigin):
         bucket: Its name.
         upstream: Timeouts.
         token: Proves that a gateway asks.
+        only_cached: Ask for what that gateway has, or is getting; all else is NotFound.
     """
 
     def __init__(
-        self, url: str, provider: str, bucket: str, upstream: UpstreamSettings, token: Callable[[], str]
+        self,
+        url: str,
+        provider: str,
+        bucket: str,
+        upstream: UpstreamSettings,
+        token: Callable[[], str],
+        *,
+        only_cached: bool,
     ) -> None:
         base = URL(f"{url}/v1/objects/{quote(bucket, safe='')}", encoded=True)
         super().__init__(base, upstream, label=f"{provider}://{bucket}")
         self._query = f"provider={provider}"
         self._token = token
+        self._more = {"Cache-Control": ONLY_CACHED} if only_cached else {}
 
     def _url(self, key: str) -> URL:
         return URL(f"{super()._url(key)}?{self._query}", encoded=True)
 
     def _headers(self) -> dict[str, str]:
         token = self._token()
-        return {**super()._headers(), "Authorization": f"Bearer {token}", wire.FORWARDED_HEADER: token}
+        return {**super()._headers(), **self._more, "Authorization": f"Bearer {token}", wire.FORWARDED_HEADER: token}
 
     def _opaque(self, etag: str) -> str:
         """The gateway quotes what can't stand in a header."""
@@ -84,3 +101,51 @@ class PeerSource(Source):
             return await self._peer.head(self._key)
         except UpstreamUnavailable:
             return await self._source.head()
+
+
+class InheritedSource(Source):
+    """An object of ours that another gateway may have, because it was that one's a while ago.
+
+    What that gateway sends is used if it is of the version that the store has, which is asked after the fill began, as
+    it always is: so a write that another gateway has not heard of yet is not undone.
+
+    Args:
+        source: The object in its store.
+        peer: The bucket, as that gateway has it in its cache.
+        key: Object name.
+    """
+
+    ranged = True
+
+    def __init__(self, source: StoreSource, peer: Store, key: str) -> None:
+        self.entry_name = source.entry_name
+        self.label = source.label
+        self.freshness = source.freshness
+        self._source = source
+        self._peer = peer
+        self._key = key
+        self._etag = ""
+
+    async def open(self, *, start: int = 0, end: int | None = None, if_match: str | None = None) -> ObjectStream:
+        stream = None
+        if if_match in {None, self._etag}:
+            with suppress(GatewayError):
+                stream = await self._peer.get(self._key, start=start, end=end, if_match=if_match)
+        if stream is not None:
+            if if_match or await self._is_current(stream):
+                return stream
+            await stream.aclose()
+        return await self._source.open(start=start, end=end, if_match=if_match)
+
+    async def _is_current(self, stream: ObjectStream) -> bool:
+        try:
+            now = await self._source.head()
+        except BaseException:
+            await stream.aclose()
+            raise
+        current = (now.etag, now.weak, now.size) == (stream.meta.etag, False, stream.meta.size)
+        self._etag = now.etag if current else ""
+        return current
+
+    async def head(self) -> ObjectMeta:
+        return await self._source.head()

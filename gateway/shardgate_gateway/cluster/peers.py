@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from shardgate_gateway.cluster.membership import Member
@@ -45,6 +46,7 @@ class Peers:
 
     Attributes:
         me: As the others see it, as soon as the membership has it.
+        grew_at: When this gateway started, or another one came (monotonic): objects have other owners since.
     """
 
     def __init__(self, me: Member, membership: Membership, client: PeerClient, heat: Heat) -> None:
@@ -53,6 +55,7 @@ class Peers:
         self.heat = heat
         self._membership = membership
         self._suspects: dict[str, asyncio.Task[None]] = {}
+        self._live: dict[str, Member] = {}
         self._update()
 
     async def __aenter__(self) -> Self:
@@ -120,6 +123,12 @@ class Peers:
     def _update(self) -> None:
         urls = self._membership.urls
         self.me = Member(self.me.name, urls.get(self.me.name, self.me.url))
+        before = self._live
         self._live = {name: Member(name, url) for name, url in urls.items() if name not in self._suspects}
         self._live[self.me.name] = self.me
+        if self._live.keys() - before.keys():
+            self.grew_at = time.monotonic()
+        for member in before.values():
+            if self._live.get(member.name) != member:
+                self.client.forget(member)
         self._ranked: dict[str, tuple[Member, ...]] = {}

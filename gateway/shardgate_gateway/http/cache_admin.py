@@ -37,7 +37,8 @@ async def prefetch(service: Service, call: Call) -> web.StreamResponse:
             told = await forwarder.ask_owner(call, bucket, key)
             if told is not None:
                 return int(told["bytes"])
-        return (await service.cache.prefetch(bucket.source(key))).size or 0
+        source = bucket.source(key) if forwarder is None else forwarder.source(bucket, key)
+        return (await service.cache.prefetch(source)).size or 0
 
     done, total, failures = await _for_all(service, call, READ, one)
     return web.json_response({"objects": done, "bytes": total, "failed": failures})

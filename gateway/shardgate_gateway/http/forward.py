@@ -14,6 +14,10 @@ here: the reader sees an aborted connection, never an end. For a PUT the owner i
 (`Expect: 100-continue`), so until then nothing is lost by asking another one. A DELETE that may have been heard is not
 repeated.
 
+**New owners.** Where a gateway joins or comes back, it takes objects over from the one that was their owner until then,
+and that is the next in rank now. For a while the new owner looks there before it fetches anything from the store, so an
+object is fetched once also while owners change (`cache/peer.py`).
+
 **Hot objects.** The owner says how many gateways should hold an object (`cluster/heat.py`). Those keep a copy of it,
 read from the owner, and the others spread their requests over them.
 """
@@ -23,6 +27,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -32,9 +37,10 @@ from aiohttp import hdrs, web
 
 from shardgate import wire
 from shardgate_gateway import metrics
-from shardgate_gateway.cache.peer import PeerBucket, PeerSource
+from shardgate_gateway.cache.control import error_of
+from shardgate_gateway.cache.peer import ONLY_CACHED, InheritedSource, PeerBucket, PeerSource
 from shardgate_gateway.cluster.connection import CONTINUE, RECEIVE_BYTES, NotReached
-from shardgate_gateway.errors import GatewayError, UpstreamError, UpstreamUnavailable
+from shardgate_gateway.errors import NotFound, UpstreamUnavailable
 from shardgate_gateway.http.body import Sent, send_now, send_parts
 from shardgate_gateway.http.request import object_target
 from shardgate_gateway.http.upload import Upload
@@ -42,6 +48,7 @@ from shardgate_gateway.http.upload import Upload
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
 
+    from shardgate_gateway.cache.source import Source
     from shardgate_gateway.cluster.connection import Answer, Head
     from shardgate_gateway.cluster.credentials import Credentials
     from shardgate_gateway.cluster.membership import Member
@@ -52,12 +59,21 @@ if TYPE_CHECKING:
 
     Handler = Callable[[Service, Call], Awaitable[web.StreamResponse]]
 
+INHERITING_SECONDS = 3600.0
+"""How long a new owner looks at the one before: most of what readers want has passed by until then."""
 READS = (hdrs.METH_GET, hdrs.METH_HEAD)
 NOT_PASSED_ON = frozenset(
     name.lower()
     for name in (
         *(hdrs.CONNECTION, hdrs.HOST, hdrs.EXPECT, hdrs.TRANSFER_ENCODING, hdrs.CONTENT_LENGTH, hdrs.UPGRADE),
-        *("Keep-Alive", wire.REQUEST_ID_HEADER, wire.REACH_HEADER, wire.FORWARDED_HEADER, wire.HOT_HEADER),
+        *(
+            hdrs.CACHE_CONTROL,
+            "Keep-Alive",
+            wire.REQUEST_ID_HEADER,
+            wire.REACH_HEADER,
+            wire.FORWARDED_HEADER,
+            wire.HOT_HEADER,
+        ),
     )
 )
 """Headers of a request that belong to its connection, or that we set."""
@@ -93,7 +109,7 @@ class Forwarder:
         self.peers = peers
         self._credentials = credentials
         self._upstream = upstream
-        self._buckets: dict[tuple[str, str], PeerBucket] = {}
+        self._buckets: dict[tuple[str, str, bool], PeerBucket] = {}
 
     async def aclose(self) -> None:
         for bucket in self._buckets.values():
@@ -117,14 +133,16 @@ class Forwarder:
         thing, peers = source.entry_name, self.peers
         ranked = peers.ranked(thing)
         if self.is_from_peer(call):
+            if call.headers.get(hdrs.CACHE_CONTROL) == ONLY_CACHED and not service.cache.holds(source):
+                raise NotFound(f"{source.label} is not in the cache of this gateway")
             if ranked[0] != peers.me:
                 hot = whole and _copies(call.headers) > 1
                 return await handler(service, self._from(ranked[0], call, bucket, key) if hot else call)
-            line = self.heat_line(thing)
-            return await handler(service, replace(call, more=line) if whole else call)
+            line = self.heat_line(thing) if whole else ""
+            return await handler(service, replace(call, more=line, copy_of=self.source(bucket, key)))
         copies = min(peers.heat.copies(thing), len(ranked)) if whole else 1
         if peers.me == ranked[0]:
-            return await handler(service, call)
+            return await handler(service, replace(call, copy_of=self.source(bucket, key)))
         if peers.me in ranked[:copies]:
             return await handler(service, self._from(ranked[0], call, bucket, key))
         first = random.choice(ranked[:copies])  # noqa: S311
@@ -141,14 +159,29 @@ class Forwarder:
                 peers.suspect(member, error)
         return await handler(service, call)
 
+    def source(self, bucket: Bucket, key: str) -> Source:
+        """Where an object of ours comes from: its store, or who had it before."""
+        source = bucket.source(key)
+        ranked = self.peers.ranked(source.entry_name)
+        if len(ranked) == 1 or time.monotonic() > self.peers.grew_at + INHERITING_SECONDS:
+            return source
+        return InheritedSource(source, self._bucket(ranked[1], bucket, only_cached=True), key)
+
     def _from(self, owner: Member, call: Call, bucket: Bucket, key: str) -> Call:
         """The same call, for our copy of an object that is read from its owner."""
-        name = owner.url, str(bucket)
+        copy = PeerSource(bucket.source(key), self._bucket(owner, bucket, only_cached=False), key)
+        return replace(call, copy_of=copy)
+
+    def _bucket(self, member: Member, bucket: Bucket, *, only_cached: bool) -> PeerBucket:
+        """A bucket as a member has it."""
+        name = member.url, str(bucket), only_cached
         peer = self._buckets.get(name)
         if peer is None:
-            peer = PeerBucket(owner.url, bucket.provider, bucket.name, self._upstream, self._credentials.token)
-            self._buckets[name] = peer
-        return replace(call, copy_of=PeerSource(bucket.source(key), peer, key))
+            peer = self._buckets[name] = PeerBucket(
+                *(member.url, bucket.provider, bucket.name, self._upstream, self._credentials.token),
+                only_cached=only_cached,
+            )
+        return peer
 
     async def _proxy(self, call: Call, member: Member, thing: str, copies: int) -> Sent:
         """Pass the request on, and the answer back.
@@ -216,7 +249,12 @@ class Forwarder:
                 framing[hdrs.TRANSFER_ENCODING] = "chunked"
             else:
                 framing[hdrs.CONTENT_LENGTH] = str(upload.size)
-        answer = await self.peers.client.ask(member, method, _target(call), self._headers(call, framing))
+        try:
+            answer = await self.peers.client.ask(member, method, _target(call), self._headers(call, framing))
+        except UpstreamUnavailable as error:
+            if upload is None:
+                raise
+            raise NotReached(error.message, hint=error.hint) from error  # it has seen nothing of the body
         try:
             if upload is not None and answer.head.status == CONTINUE:
                 await _send_body(answer, upload)
@@ -275,7 +313,7 @@ class Forwarder:
         finally:
             answer.close()
         if answer.head.status >= HTTPStatus.BAD_REQUEST:
-            raise _failure(content)
+            raise error_of((str(content.get("code")), str(content.get("message")), str(content.get("hint", ""))))
         return content
 
 
@@ -320,9 +358,3 @@ def _head(call: Call, member: Member, head: Head) -> bytes:
     lines += [f"{name}: {value}" for name, value in head.headers.items() if name.lower() not in NOT_PASSED_BACK]
     lines += [f"{wire.MEMBER_HEADER}: {member.name}", f"Connection: {'close' if call.closing else 'keep-alive'}"]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-
-
-def _failure(problem: dict[str, Any]) -> GatewayError:
-    error = UpstreamError(str(problem.get("message")), hint=str(problem.get("hint", "")))
-    error.code = str(problem.get("code", error.code))
-    return error

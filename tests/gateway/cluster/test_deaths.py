@@ -10,7 +10,8 @@ import time
 import pytest
 from gateway_cluster import running_cluster
 from gateway_process import eventually
-from readers import answered, curl, start_curl
+from readers import Reader, answered, curl, start_curl
+from servers_faulty import Fault
 from shards import random_bytes
 
 from shardgate import Client, wire
@@ -123,6 +124,53 @@ def test_an_object_moves_to_the_next_in_rank_and_back_when_its_owner_is_back(clu
     answer = curl(cluster[third].url(BUCKET, key))
     assert (answer.body == data, answer.headers[wire.MEMBER_HEADER.lower()]) == (True, owner)
     assert origin.bytes_sent(key) - fetched == SIZE, "its cache outlived it"
+
+
+def test_what_was_fetched_while_its_owner_was_away_is_not_fetched_again(cluster, origin):
+    key, data = "away.bin", random_bytes(SIZE, 30)
+    origin.put(key, data)
+    owner, _, third = cluster.ranked(BUCKET, key)
+    cluster[owner].kill()
+    assert curl(cluster[third].url(BUCKET, key)).body == data
+    cluster[owner].start()
+    eventually(lambda: all(m["live"] for gateway in cluster.values() for m in members(gateway)), what="its return")
+    for name in cluster:
+        answer = curl(cluster[name].url(BUCKET, key))
+        assert (answer.body == data, answer.headers.get(wire.MEMBER_HEADER.lower(), name)) == (True, owner)
+    assert origin.bytes_sent(key) == SIZE
+
+
+def test_an_owner_that_comes_back_in_the_middle_of_a_fetch_joins_it(cluster, origin):
+    key, data = "middle.bin", random_bytes(SIZE, 31)
+    origin.put(key, data)
+    origin.fail(key, Fault(after=SIZE // 2, ending="stall"))
+    owner, _, third = cluster.ranked(BUCKET, key)
+    cluster[owner].kill()
+    first = Reader(cluster[third].url(BUCKET, key))
+    eventually(lambda: len(first.body) >= SIZE // 4, what="the first bytes from the stand-in")
+    cluster[owner].start()
+    second = Reader(cluster[owner].url(BUCKET, key))
+    eventually(lambda: len(second.body) >= SIZE // 4, what="the same bytes at the owner")
+    origin.release()
+    assert [reader.finish().body == data for reader in (first, second)] == [True, True]
+    assert origin.bytes_sent(key) == SIZE, "two owners for a moment, and one fetch"
+
+
+@pytest.mark.parametrize("through", ["owner", "proxy"])
+def test_another_reader_of_a_gateway_that_drains_gets_all_or_a_broken_connection(cluster, through):
+    owner, other, _ = cluster.ranked(BUCKET, "large.bin")
+    url = cluster[owner if through == "owner" else other].url(BUCKET, "large.bin")
+    assert curl(url).exit == 0
+    quick, slow = start_curl(url, "--limit-rate", "20M"), start_curl(url, "--limit-rate", "4M")
+    began = [reader.stdout.read(1 << 16) for reader in (quick, slow)]
+    cluster[owner].stop()
+    assert answered(quick).exit == 0, "there was time enough"
+    answer = answered(slow)
+    body = began[1] + answer.body
+    assert random_bytes(LARGE).startswith(body)
+    assert (answer.exit == 0) == (len(body) == LARGE), "what the proxy had taken by then may have been all"
+    cluster[owner].start()
+    eventually(lambda: all(m["live"] for gateway in cluster.values() for m in members(gateway)), what="its return")
 
 
 def members(gateway):
