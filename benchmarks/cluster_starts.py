@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 READY = Aim("≤", 3)
 FROM_ZERO = Aim("≤", 4)
 STAGES = {
-    "pod seen": r"\t",
-    "scheduled": r"^\S+\tnode|^\S+\t\w",
+    "pod seen": r"\|",
+    "scheduled": r"^[^|]+\|[^|]+\|",
     "container runs": r'"state":\{"running"',
     "pod ready": r'"status":"True","type":"Ready"',
 }

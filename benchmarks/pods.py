@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from cluster import Cluster
 
-LINE = '{.metadata.name}{"\\t"}{.spec.nodeName}{"\\t"}{.status}{"\\n"}'
+LINE = '{.metadata.name}|{.spec.nodeName}|{.status}{"\\n"}'
 """What is noted of a change, as a kubectl jsonpath."""
 
 
