@@ -137,9 +137,17 @@ def _problem_of_probes(container: Object, pod: Object, events: Sequence[Object])
     if container.get("started"):
         return Problem(message, "its log may tell why", heals=True, since=unready_since(pod))
     answered = "statuscode" in event["message"]
-    if "statuscode: 503" in event["message"] or (not answered and event.get("count", 1) < REFUSALS):
-        return None  # it is about to
+    about_to = _is_ours(pod) or event.get("count", 1) < REFUSALS
+    if "statuscode: 503" in event["message"] or (about_to and not answered):
+        return None
     return Problem(message, "is it slow to start, or are its port and its health path others? see its log", heals=True)
+
+
+def _is_ours(pod: Object) -> bool:
+    """Whether it runs our runtime, which listens when it has imported the user's code (torch alone takes seconds)."""
+    return any(
+        "shardgate_runtime" in (container.get("command") or ()) for container in pod["spec"].get("containers") or ()
+    )
 
 
 _IMAGE = frozenset(

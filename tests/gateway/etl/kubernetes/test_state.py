@@ -264,6 +264,13 @@ def test_a_program_that_never_answered_as_it_should_is_told_as_soon_as_it_is_not
     assert not late.hopeless, "how long a start may take is etl.start_timeout's to say"
 
 
+def test_our_own_runtime_may_import_for_as_long_as_a_start_may_take() -> None:
+    event = {"reason": "Unhealthy", "message": "Startup probe failed: connect: connection refused", "count": 9}
+    importing = pod(container=LOADING)
+    importing["spec"]["containers"] = [{"name": "runtime", "command": ["python", "-m", "shardgate_runtime"]}]
+    assert verdict(importing, t_1=[event]).status.message == "its runtime is fetching the package and loading it"
+
+
 @pytest.mark.parametrize(
     ("run", "words"),
     [
