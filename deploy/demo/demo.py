@@ -152,6 +152,8 @@ def source_digest() -> str:
 
 
 def build_images(cluster: Cluster) -> None:
+    if not os.environ.get("KUBECONFIG"):
+        subprocess.run([SCRIPT, "base"], check=True)  # there need be no Docker Hub
     cluster.run(sys.executable, SUPPORT / "servers.py", "install", "versitygw")
     cluster.run(ROOT / "deploy" / "build-images", *IMAGES)
 
