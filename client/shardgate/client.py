@@ -296,7 +296,7 @@ class Client:
 
     def etl_from_spec(
         self,
-        spec: Mapping[str, Any],
+        spec: Mapping[str, Any] | str | Path,
         name: str = "",
         *,
         port: int | None = None,
@@ -306,16 +306,17 @@ class Client:
         verbose: bool = False,
         **options: Any,
     ) -> ContainerTransform:
-        """Make a transform of a whole pod template, or a Pod, whose first container speaks HTTP.
+        """Make a transform of a whole pod template, or a Pod, whose first container speaks HTTP; or of such a file.
 
         Its `metadata.name` is the name, its first port and the path of a probe are where it listens and what tells that
         it is ready, unless they are given here; the other arguments are those of `etl_from_image`.
 
         Raises:
-            CaptureError: The template has no container.
+            CaptureError: The template has no container, or the file can't be read.
         """
-        from shardgate.container import ContainerTransform, container_of_spec  # noqa: PLC0415
+        from shardgate.container import ContainerTransform, container_of_spec, load_spec  # noqa: PLC0415
 
+        spec = load_spec(Path(spec)) if isinstance(spec, str | Path) else spec
         container, own = container_of_spec(spec, port=port, health=health, method=method, content_type=content_type)
         return ContainerTransform(self, container, name or own, verbose, options)
 

@@ -12,6 +12,7 @@ import typer
 
 from shardgate import WDTransform
 from shardgate.cli.main import cli
+from shardgate.pods import PodOptions
 
 if TYPE_CHECKING:
     from fake_gateway import FakeGateway
@@ -36,6 +37,8 @@ def test_the_examples_of_a_page_run_in_order(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     gateway.objects["gcp://sharded-imagenet/imagenet-train-000000.tar"] = bytes(10240)
+    gateway.objects["gcp://photos/train-000000.tar"] = bytes(10240)
+    (tmp_path / "pod.yaml").write_text("{metadata: {name: thumbnails}, spec: {containers: [{image: thumbnails}]}}")
     names: dict[str, Any] = {
         "__name__": "__main__",
         "client": Client(gateway.url),
@@ -65,7 +68,13 @@ def test_every_command_has_its_line() -> None:
 
 def test_every_option_of_a_transform_has_its_line() -> None:
     table = dict(re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", (DOCS / "transforms.md").read_text(), re.MULTILINE))
-    parameters = list(inspect.signature(WDTransform).parameters.values())[2:]
+    parameters = list(inspect.signature(WDTransform).parameters.values())[2:-1]
     assert list(table) == [parameter.name for parameter in parameters]
     for parameter in parameters[1:-1]:
         assert table[parameter.name].strip("`").strip('"') == str(parameter.default)
+
+
+def test_everything_that_may_be_asked_of_pods_has_its_line() -> None:
+    section = (DOCS / "transforms.md").read_text().partition("| pods |")[2].partition("\n\n")[0]
+    table = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    assert table == list(PodOptions.__annotations__)

@@ -25,7 +25,6 @@ from shardgate.cli.pods import (
     pod_options,
 )
 from shardgate.client import Client
-from shardgate.container import load_spec
 from shardgate.progress import told
 from shardgate.transform import BytesTransform, Transform, WDTransform
 
@@ -82,7 +81,7 @@ def init(
     how |= pods
     transform: Transform
     if spec:
-        transform = client.etl_from_spec(load_spec(spec), name, **how)
+        transform = client.etl_from_spec(spec, name, **how)
     elif not function:
         transform = client.etl_from_image(image, name, command=shlex.split(command), **how)
     elif of_bytes:

@@ -41,10 +41,10 @@ class Kept:
 
         return await self.etl.register(counted, name="counted", cache=policy)
 
-    async def result(self, record: TransformRecord, **query: Any) -> ResultSource:
+    async def result(self, record: TransformRecord, args: str = "", **query: Any) -> ResultSource:
         source = self.etl.source("a.tar")
         version = await self.etl.cache.head(source)
-        return self.results.source([Stage(record)], source, version, Query(**query), request_id="test")
+        return self.results.source([Stage(record, args)], source, version, Query(**query), request_id="test")
 
     async def get(self, record: TransformRecord, **query: Any) -> bytes:
         """As the HTTP layer does it."""
