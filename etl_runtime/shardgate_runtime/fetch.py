@@ -27,8 +27,9 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 PART_BYTES = 1 << 20
 FINAL = range(400, 500)
 HINTS: dict[int, str] = {
-    HTTPStatus.UNAUTHORIZED: "the pod's token has expired or was signed with another key; delete the pod",
-    HTTPStatus.FORBIDDEN: "the pod's token is not for this transform; delete the pod",
+    HTTPStatus.UNAUTHORIZED: "the pod's token has expired or was signed with another key; starting the transform again "
+    "makes a new one",
+    HTTPStatus.FORBIDDEN: "the pod's token is not for this transform; start the transform again",
     HTTPStatus.NOT_FOUND: "it was deleted; register the transform again",
 }
 

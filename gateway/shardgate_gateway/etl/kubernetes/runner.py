@@ -90,6 +90,7 @@ class KubernetesRunner(Runner):
         self._logs = logs
         self._containers = ContainerClient(settings.etl)
         self._starts: dict[str, asyncio.Task[None]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._refused: dict[str, Failure] = {}
 
     def check(self, manifest: wire.Manifest, options: TransformOptions) -> None:
@@ -151,9 +152,9 @@ class KubernetesRunner(Runner):
 
     async def aclose(self) -> None:
         """Pods stay: they are the cluster's, and other gateways use them."""
-        for start in self._starts.values():
-            start.cancel()
-        await asyncio.gather(*self._starts.values(), return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._containers.aclose()
 
     async def _open_container(
@@ -184,10 +185,12 @@ class KubernetesRunner(Runner):
         if start is None or by_hand:
             start = asyncio.create_task(self._start(record, by_hand=by_hand))
             self._starts[record.id] = start
+            self._tasks.add(start)
             start.add_done_callback(lambda done: self._forget(record.id, done))
         await asyncio.shield(start)
 
     def _forget(self, transform_id: str, start: asyncio.Task[None]) -> None:
+        self._tasks.discard(start)
         if self._starts.get(transform_id) is start:
             del self._starts[transform_id]
         if not start.cancelled():
@@ -215,6 +218,7 @@ class KubernetesRunner(Runner):
             elif deployment["spec"]["replicas"] == 0:
                 self._raise_resting(deployment, since, by_hand=by_hand)
                 woken = deployment["metadata"]["resourceVersion"]
+                await self._objects.renew_token(record)  # nobody may have led for longer than a token lives
                 await self._objects.wake(deployment, self._policy.replicas(record.options)[0])
             elif self._ready(record.id):
                 return
