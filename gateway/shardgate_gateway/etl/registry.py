@@ -138,12 +138,17 @@ class Registry:
         self._lookups.clear()
         return _record(known)
 
-    async def resolve(self, name_or_id: str) -> TransformRecord:
-        """The transform with this id, or the one that this name means now.
+    async def find(self, name_or_id: str) -> TransformRecord:
+        """The transform with this id, or the one that this name means now, whichever gateway was told so.
 
         Raises:
             NotFound: There is none.
+            LocalStorageError: The database failed.
         """
+        return _record(await self._database.read(lambda session: _find(session, name_or_id)))
+
+    async def resolve(self, name_or_id: str) -> TransformRecord:
+        """As `find`, for readers: remembered for a moment, and longer while the database is away."""
         now = time.monotonic()
         known, until = self._lookups.get(name_or_id, (None, 0.0))
         if known is not None and now < until:
@@ -151,7 +156,7 @@ class Registry:
         if known is not None:  # while one asks the database, which may take long, the others go on with this
             self._lookups[name_or_id] = known, now + LOOKUP_SECONDS
         try:
-            record = _record(await self._database.read(lambda session: _find(session, name_or_id)))
+            record = await self.find(name_or_id)
         except NotFound:
             self._lookups.pop(name_or_id, None)
             raise
@@ -199,7 +204,7 @@ class Registry:
 
     async def stats(self, id: str) -> TransformStats:  # noqa: A002
         """Sums over all jobs of a transform since it was registered; NotFound where there is none."""
-        return await self._stats.read((await self.resolve(id)).id)
+        return await self._stats.read((await self.find(id)).id)
 
     async def add_stats(self, id: str, stats: wire.Stats, outcome: Outcome) -> None:  # noqa: A002
         """Add one job. Written together with others a moment later: a crash loses at most the last second's."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from functools import reduce
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -24,8 +25,21 @@ REPORTED_FAILURES = 20
 _PARAMETERS = frozenset({"bucket", "provider", "object", "prefix"})
 
 
-async def stat(service: Service, _call: Call) -> web.StreamResponse:
-    return web.json_response(asdict(await service.cache.stat()))
+async def stat(service: Service, call: Call) -> web.StreamResponse:
+    """Summed over all gateways."""
+    forwarder = service.forwarder
+    told = asdict(await service.cache.stat())
+    if forwarder is not None and not forwarder.is_from_peer(call):
+        told = reduce(_add, await forwarder.hear_others(call), told)
+    return web.json_response(told)
+
+
+def _add(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """A gateway of another version may count other things."""
+    return {
+        name: _add(value, other.get(name, {})) if isinstance(value, dict) else value + other.get(name, 0)
+        for name, value in one.items()
+    }
 
 
 async def prefetch(service: Service, call: Call) -> web.StreamResponse:

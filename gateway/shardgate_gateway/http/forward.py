@@ -305,6 +305,20 @@ class Forwarder:
                 self.peers.suspect(member, error)
         return answers
 
+    async def hear_others(self, call: Call) -> list[Any]:
+        """The JSON answers of all other gateways to the same short question, of those that give one soon."""
+        told = await asyncio.gather(*(self._hear(call, member) for member in self.peers.others))
+        return [answer for answer in told if answer is not None]
+
+    async def _hear(self, call: Call, member: Member) -> Any:
+        try:
+            headers = self._headers(call, {})
+            status, body = await self.peers.client.tell(member, call.request.method, _target(call), headers)
+            return json.loads(body) if status == HTTPStatus.OK else None
+        except UpstreamUnavailable as error:
+            self.peers.suspect(member, error)
+            return None
+
     async def ask(self, call: Call, member: Member, target: str) -> Any:
         """Have a POST answered by this member. Raises as `ask_owner`, and NotReached."""
         answer = await self.peers.client.ask(member, hdrs.METH_POST, target, self._headers(call, {}))

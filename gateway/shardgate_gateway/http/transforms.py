@@ -40,24 +40,24 @@ async def show_all(service: Service, _call: Call) -> web.StreamResponse:
 
 
 async def show(service: Service, _call: Call, name: str) -> web.StreamResponse:
-    return web.json_response(await _describe(service, await service.registry.resolve(name)))
+    return web.json_response(await _describe(service, await service.registry.find(name)))
 
 
 async def start(service: Service, _call: Call, name: str) -> web.StreamResponse:
     """Answers when the transform's workers are ready, or with what kept them from it."""
-    record = await service.registry.resolve(name)
+    record = await service.registry.find(name)
     await service.runner.start(record)
     return web.json_response(await _describe(service, record))
 
 
 async def stop(service: Service, _call: Call, name: str) -> web.StreamResponse:
-    record = await service.registry.resolve(name)
+    record = await service.registry.find(name)
     await service.runner.stop(record)
     return web.json_response(await _describe(service, record))
 
 
 async def delete(service: Service, _call: Call, name: str) -> web.StreamResponse:
-    record = await service.registry.resolve(name)
+    record = await service.registry.find(name)
     await service.registry.delete(record.id)
     await service.runner.remove(record.id)
     return web.Response(status=HTTPStatus.NO_CONTENT)
@@ -67,7 +67,7 @@ async def package(service: Service, call: Call, name: str) -> web.StreamResponse
     """For who may register code, and for the workers of this transform, who ask by its id."""
     if not call.grant.allows(REGISTER):
         call.grant.require(PACKAGE, name)
-    record = await service.registry.resolve(name)
+    record = await service.registry.find(name)
     return web.Response(
         body=await service.registry.package(record.id),
         content_type="application/octet-stream",
@@ -79,7 +79,7 @@ async def logs(service: Service, call: Call, name: str) -> web.StreamResponse:
     """The last lines; with `follow=true`, those that come, too, until the reader leaves."""
     given = parameters(call.query, frozenset({"tail", "follow"}))
     tail = number(given, "tail", TAIL_LINES)
-    record = await service.registry.resolve(name)
+    record = await service.registry.find(name)
     if given.get("follow", "false") != "true":
         return web.Response(text=await service.runner.logs(record.id, tail=tail))
     response = web.StreamResponse(headers={wire.REQUEST_ID_HEADER: call.id})
@@ -98,7 +98,7 @@ async def logs(service: Service, call: Call, name: str) -> web.StreamResponse:
 
 
 async def stats(service: Service, _call: Call, name: str) -> web.StreamResponse:
-    record = await service.registry.resolve(name)
+    record = await service.registry.find(name)
     return web.json_response(
         {"id": record.id, "name": record.name} | (await service.registry.stats(record.id)).counters()
     )

@@ -41,6 +41,7 @@ def migrate(session: Session) -> None:
     """Make or upgrade the tables; in a transaction that writes. Raises as `is_current`."""
     connection = session.connection()
     if connection.dialect.name == "postgresql":
+        session.execute(text("SET LOCAL statement_timeout = 0"))  # a large table may take its time
         session.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
     found = _revision(session)
     if found is None:

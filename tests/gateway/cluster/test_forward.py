@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+from threading import Thread
 
 import pytest
-from gateway_process import eventually
+from gateway_process import GatewayProcess, eventually
 from readers import Reader, curl
 from servers_faulty import Fault
 from shards import random_bytes, shard
 
 from shardgate import Client, WDTransform, wire
 from shardgate.errors import NotFound
+from shardgate_gateway.cache.source import entry_name
+from shardgate_gateway.cluster.placement import rank
 
 BUCKET = "http://b"
 SIZE = 3_000_000
@@ -188,6 +192,45 @@ def test_objects_are_prefetched_where_they_belong_and_evicted_wherever_they_are(
     told = cluster["b"].client.cache.prefetch("file://f", prefix=f"{key}/")
     assert (told["objects"], told["bytes"]) == (3, 3 * SIZE)
     assert cluster["c"].client.cache.evict("file://f", prefix=f"{key}/")["evicted"] == 3
+
+
+def test_what_the_caches_hold_is_summed_at_every_gateway(cluster, origin, key):
+    def entries() -> list[int]:
+        return [cluster[name].client.cache.stat()["entries"] for name in "abc"]
+
+    before = entries()
+    for number in range(6):  # some for each of them
+        origin.put(f"{number}-{key}", random_bytes(300_000))
+        assert curl(cluster["a"].url(BUCKET, f"{number}-{key}")).exit == 0
+    eventually(lambda: entries() == [count + 6 for count in before], what="six entries more everywhere")
+
+
+def test_a_write_whose_owner_hangs_up_is_done_by_the_next(tmp_path):
+    """Until it says that it takes the body, nothing of it was sent, and nothing can have been written."""
+    with socket.create_server(("127.0.0.1", 0)) as impostor:
+        members = {"b": f"http://127.0.0.1:{impostor.getsockname()[1]}"}
+        gateway = GatewayProcess(tmp_path / "a", {"file://f": str(tmp_path)}, settings={"cluster.membership": "static"})
+        gateway.settings |= {"cluster.name": "a", "cluster.members": json.dumps(members | {"a": gateway.endpoint})}
+        theirs = next(
+            key for key in map(str, range(100)) if rank("ab", entry_name("object", "file", "f", key), 1) == ["b"]
+        )
+        heard = Thread(target=hang_up, args=(impostor,))
+        heard.start()
+        gateway.start()
+        try:
+            gateway.client.put("file://f", theirs, b"data")
+            assert (tmp_path / theirs).read_bytes() == b"data"
+            heard.join(10)
+            assert not heard.is_alive(), "it was asked first"
+        finally:
+            gateway.close()
+
+
+def hang_up(server: socket.socket) -> None:
+    """Take one request, and close without an answer."""
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(1 << 16)
 
 
 def test_the_cluster_says_who_is_there(cluster):

@@ -17,7 +17,7 @@ from servers_postgres import start_postgres
 from shardgate.capture import capture
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from gateway_process import GatewayProcess
     from servers_postgres import Postgres
@@ -27,6 +27,11 @@ pytestmark = pytest.mark.servers
 
 def shout(sample: dict[str, Any]) -> dict[str, Any]:
     sample["txt"] = sample["txt"].upper()
+    return sample
+
+
+def whisper(sample: dict[str, Any]) -> dict[str, Any]:
+    sample["txt"] = sample["txt"].lower()
     return sample
 
 
@@ -55,9 +60,10 @@ def gateways(tmp_path_factory: pytest.TempPathFactory, server: Postgres) -> Iter
         yield [one, two]
 
 
-def register(gateway: GatewayProcess) -> dict[str, Any]:
+def register(gateway: GatewayProcess, function: Callable[..., Any] | None = None) -> dict[str, Any]:
+    """`shout` under its own name, or any function as `voice`."""
     path = gateway.cache.parent / "package"
-    path.write_bytes(capture(shout, decoder="")[1])
+    path.write_bytes(capture(function or shout, name="voice" if function else "", decoder="")[1])
     answer = curl(f"{gateway.endpoint}/v1/transforms?cache=never", "--data-binary", f"@{path}")
     assert answer.status in {200, 201}, answer.body
     return dict(json.loads(answer.body))
@@ -85,6 +91,18 @@ def test_gateways_share_transforms_packages_and_stats(gateways: list[GatewayProc
     eventually(summed)
     assert curl(f"{two.endpoint}/v1/transforms/{made['id']}", "-X", "DELETE").status == 204
     eventually(lambda: show(one, "shout").status == 404)
+
+
+def test_what_one_gateway_is_told_the_other_says_at_once(gateways: list[GatewayProcess]) -> None:
+    """Also where it has just said something else."""
+    one, two = gateways
+    for teller, other in ((one, two), (two, one)):
+        for function in (shout, whisper):
+            made = register(teller, function)
+            assert json.loads(show(other, "voice").body)["id"] == made["id"]
+            assert curl(f"{other.endpoint}/v1/transforms/{made['id']}/stats").status == 200
+    assert curl(f"{one.endpoint}/v1/transforms/{made['id']}", "-X", "DELETE").status == 204
+    assert show(two, made["id"]).status == 404
 
 
 def test_a_database_that_dies_under_requests_costs_clear_errors_and_then_nothing(
