@@ -2,9 +2,11 @@
 
 Any gateway answers for any object; if it is another one's, it passes the bytes through. A reader that can reach the
 owner directly saves that hop, so it says which gateways it reaches, and is redirected to those and to no others. That
-can't be guessed from addresses: a pod's address means something in the cluster and nothing on a laptop. So when an
-answer came through another gateway, that one is tried once, briefly; it counts as reached only if it says by its own
-name that it is there. Where a try fails, none is made for some minutes, and everything goes through the endpoint.
+can't be guessed from addresses: a pod's address means something in the cluster, and on a laptop nothing, or another
+machine, which must not get our token. So when an answer came through another gateway, that one is tried once, briefly.
+It counts as reached only if it says its name, and answers a random challenge as the endpoint said it would, for which
+it needs the key that the gateways share. Where a try fails, none is made for some minutes, and everything goes through
+the endpoint.
 
 What is known is plain data of the process, by endpoint, and forked data loaders start with what their parent knew.
 """
@@ -12,6 +14,7 @@ What is known is plain data of the process, by endpoint, and forked data loaders
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -65,30 +68,33 @@ class Reach:
         """It does not answer any more."""
         self._urls.pop(name, None)
 
-    def learn(self, show_cluster: Callable[[], Any]) -> None:
+    def learn(self, show_cluster: Callable[[str], Any]) -> None:
         """Try the gateway that answered through another one, if that was not tried lately.
 
         Args:
-            show_cluster: Asks the endpoint for `/v1/cluster`.
+            show_cluster: Asks the endpoint for `/v1/cluster` with this challenge.
         """
         if not self._wanted or time.monotonic() < self._try_at:
             return
         name, self._wanted = self._wanted, ""
+        challenge = secrets.token_hex(16)
         try:
-            url = next(member["url"] for member in show_cluster()["members"] if member["name"] == name)
-            if _name_at(url) == name:
-                self._urls[name] = url
+            member = next(one for one in show_cluster(challenge)["members"] if one["name"] == name)
+            if _answer_at(member["url"], challenge) == (name, member["proof"]):
+                self._urls[name] = member["url"]
                 return
         except Exception:  # noqa: BLE001, S110 (whatever is wrong there, the endpoint itself still works)
             pass
         self._try_at = time.monotonic() + RETRY_SECONDS
 
 
-def _name_at(url: str) -> str:
-    """The name of the gateway at this URL. No token goes there before that is known."""
+def _answer_at(url: str, challenge: str) -> tuple[str, str]:
+    """Name and proof of the gateway at this URL. No token goes there before they are known."""
     with urllib3.PoolManager(retries=False) as pool:
-        response = pool.request("GET", f"{url}/healthz", timeout=PROBE_SECONDS, preload_content=False)
+        target = f"{url}/healthz?challenge={challenge}"
+        response = pool.request("GET", target, timeout=PROBE_SECONDS, preload_content=False)
         try:
-            return str(json.loads(response.read(MAX_ANSWER))["member"])
+            said = json.loads(response.read(MAX_ANSWER))
+            return said["member"], said["proof"]
         finally:
             response.close()

@@ -147,8 +147,8 @@ class Transport:
         hint = f"is `shardgate serve` running at {shown}?"
         raise GatewayUnreachable(f"no answer from {shown}: {reason(cause)}", hint=hint) from cause
 
-    def _show_cluster(self) -> Any:
-        return self.json("GET", "/v1/cluster")
+    def _show_cluster(self, challenge: str) -> Any:
+        return self.json("GET", f"/v1/cluster?challenge={challenge}")
 
     def json(self, method: str, target: str, **options: Any) -> Any:
         """Send, and decode the JSON answer; None where it is empty. Takes the options of `request`."""

@@ -20,6 +20,7 @@ What can go wrong, and what is done about it:
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import logging
 import math
@@ -249,6 +250,13 @@ class Tokens:
         claims = {"iss": ISSUER, "sub": subject, "scopes": named, "iat": int(now), "exp": math.ceil(now + seconds)}
         self._refresh()
         return jwt.encode(claims, self._keys.value[0], ALGORITHM)
+
+    def prove(self, name: str, challenge: str) -> str:
+        """What only those who share the key can say of a name; "" where nobody needs a token, and so perhaps no key."""
+        if self._open:
+            return ""
+        self._refresh()
+        return hmac.digest(self._keys.value[0].encode(), f"member\0{name}\0{challenge}".encode(), "sha256").hex()
 
     def check(self, bearer: str | None) -> Grant:
         """What the bearer of a token may do.

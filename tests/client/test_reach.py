@@ -20,7 +20,7 @@ def member():
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             asked.append(dict(self.headers))
-            body = json.dumps({"status": "alive", "member": "b"}).encode()
+            body = json.dumps({"status": "alive", "member": "b", "proof": f"b {self.path.partition('=')[2]}"}).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -38,7 +38,10 @@ def member():
 
 
 def cluster_of(**urls):
-    return lambda: {"members": [{"name": name, "url": url} for name, url in urls.items()]}
+    """What the endpoint says: a gateway proves who it is by its name and the challenge, in these tests."""
+    return lambda challenge: {
+        "members": [{"name": name, "url": url, "proof": f"{name} {challenge}"} for name, url in urls.items()]
+    }
 
 
 def test_nothing_is_tried_before_an_answer_came_through_another_gateway(member):
@@ -67,6 +70,14 @@ def test_something_else_at_a_gateways_address_is_not_taken_for_it_and_not_tried_
         reach.learn(cluster_of(c=member[0]))
     assert reach.headers() == {}
     assert len(member[1]) == 1
+
+
+def test_a_machine_that_knows_the_name_and_not_the_key_is_not_taken_for_the_gateway(member):
+    reach = Reach()
+    reach.saw({wire.MEMBER_HEADER: "b"})
+    reach.learn(lambda _: {"members": [{"name": "b", "url": member[0], "proof": "what only the key can tell"}]})
+    assert reach.headers() == {}
+    assert "Authorization" not in member[1][0]
 
 
 def test_a_gateway_that_is_not_there_is_not_reached():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -19,16 +19,18 @@ if TYPE_CHECKING:
 _PARAMETERS = frozenset({"provider", "bucket", "object"})
 
 
-async def show(service: Service, _call: Call) -> web.StreamResponse:
-    """Who the gateways are, who this one is, and who answers."""
+async def show(service: Service, call: Call) -> web.StreamResponse:
+    """Who the gateways are, who this one is, and who answers; with `challenge=`, how each answers it at `/healthz`."""
     forwarder = service.forwarder
-    members = forwarder.peers.members if forwarder else []
-    return web.json_response(
-        {
-            "me": service.name,
-            "members": [{"name": member.name, "url": member.url, "live": live} for member, live in members],
-        }
-    )
+    challenge = parameters(call.query, frozenset({"challenge"})).get("challenge")
+    members: list[dict[str, Any]] = [
+        {"name": member.name, "url": member.url, "live": live}
+        for member, live in (forwarder.peers.members if forwarder else ())
+    ]
+    if challenge is not None:
+        for member in members:
+            member["proof"] = service.tokens.prove(member["name"], challenge)
+    return web.json_response({"me": service.name, "members": members})
 
 
 async def demand(service: Service, _call: Call) -> web.StreamResponse:

@@ -9,14 +9,18 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from shardgate_gateway import metrics
 from shardgate_gateway.errors import Busy
+from shardgate_gateway.http.request import parameters
 
 if TYPE_CHECKING:
     from shardgate_gateway.http.call import Call
     from shardgate_gateway.http.service import Service
 
 
-async def alive(service: Service, _call: Call) -> web.StreamResponse:
-    return web.json_response({"status": "alive", "member": service.name})
+async def alive(service: Service, call: Call) -> web.StreamResponse:
+    """With `challenge=`, a client that is about to send its token here can tell who this is: see `/v1/cluster`."""
+    challenge = parameters(call.query, frozenset({"challenge"})).get("challenge")
+    proof = {} if challenge is None else {"proof": service.tokens.prove(service.name, challenge)}
+    return web.json_response({"status": "alive", "member": service.name, **proof})
 
 
 async def ready(service: Service, _call: Call) -> web.StreamResponse:

@@ -61,6 +61,22 @@ def test_only_a_gateway_may_have_a_cached_object_forgotten(cluster):
     assert curl(url, "-X", "POST", *bearer(peer)).status == 204
 
 
+def test_a_gateway_proves_to_a_client_who_it_is_before_that_sends_its_token(cluster):
+    """What the endpoint says that it would answer can't be known without their key, nor used again."""
+
+    def told(challenge):
+        return json.loads(curl(f"{cluster['a'].endpoint}/v1/cluster?challenge={challenge}", *bearer(READER)).body)[
+            "members"
+        ]
+
+    for challenge in ("x", "y"):
+        answers = {n: json.loads(curl(f"{cluster[n].endpoint}/healthz?challenge={challenge}").body) for n in "ab"}
+        assert {n: answers[n]["proof"] for n in "ab"} == {each["name"]: each["proof"] for each in told(challenge)}
+    proofs = [each["proof"] for challenge in "xy" for each in told(challenge)]
+    assert len(set(proofs)) == 4
+    assert all(len(proof) == 64 for proof in proofs)
+
+
 def test_our_client_follows_with_its_token_to_members_only(cluster):
     other = cluster.others("http://b", "data")[0]
     client = Client(cluster[other].endpoint, READER)
