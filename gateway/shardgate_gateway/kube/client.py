@@ -7,12 +7,18 @@ the same object at once create one.
 
 A request has a time limit as a whole; a stream (watch, logs) has one for silence only. A connection whose other end is
 gone without a word is found by TCP keepalive, whatever flows over it.
+
+When five hundred transforms start at once, their requests wait here for their turn, before their time runs, and the API
+server sees few at a time. Each kind of object has a line of its own: a Lease must be renewed whatever the others do.
+Streams wait for nobody, for they last.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
+from collections import defaultdict
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -38,6 +44,8 @@ CONNECT_SECONDS = 5.0
 """With TLS: a server that hangs takes connections, too."""
 LINE_BYTES = 2 << 20
 """Of an event in a watch: etcd takes no larger object."""
+AT_ONCE = 16
+"""Requests about one kind of object."""
 PAGE = 500
 """Objects per answer of a list."""
 KEEPALIVE = {socket.TCP_KEEPIDLE: 5, socket.TCP_KEEPINTVL: 3, socket.TCP_KEEPCNT: 3, socket.TCP_USER_TIMEOUT: 14_000}
@@ -56,6 +64,7 @@ class KubeApi:
 
     def __init__(self, client: ApiClient, namespace: str) -> None:
         self._client = client
+        self._turns: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(AT_ONCE))
         self.namespace = namespace
 
     async def get(self, kind: Kind, name: str) -> Object | None:
@@ -131,7 +140,10 @@ class KubeApi:
     ) -> Object:
         """One request with a JSON answer."""
         limits = aiohttp.ClientTimeout(total=REQUEST_SECONDS, connect=CONNECT_SECONDS)
-        async with self._answer(method, path, query or {}, limits, body, content_type) as response:
+        async with (
+            self._turns[_resource(path)],
+            self._answer(method, path, query or {}, limits, body, content_type) as response,
+        ):
             answer: Object = json.loads(await response.read())
             return answer
 
@@ -209,7 +221,7 @@ async def open_api(kubeconfig: str = "", namespace: str = "") -> AsyncIterator[K
     client, own = await login(kubeconfig)
     async with client:
         client.rest_client.pool_manager = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=client.rest_client.ssl_context, socket_factory=_kept_alive),
+            connector=aiohttp.TCPConnector(limit=0, ssl=client.rest_client.ssl_context, socket_factory=_kept_alive),
             trust_env=True,
             read_bufsize=LINE_BYTES,
         )

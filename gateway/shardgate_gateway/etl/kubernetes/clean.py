@@ -108,6 +108,7 @@ class Caretaker:
                     await self._objects.delete(deployment["metadata"]["name"])
             except GatewayError as error:
                 log.warning("%s could not be tended: %s", deployment["metadata"]["name"], error.message)
+            await asyncio.sleep(0)  # what all together take, readers would have to wait
 
     async def _keep_up(self, deployment: Object, record: TransformRecord) -> None:
         if names.ANNOTATION_INSTALLING in annotations_of(deployment):

@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from shardgate_gateway.etl.kubernetes import names
+from shardgate_gateway.etl.kubernetes.pod_problems import condition_of, is_ready
 from shardgate_gateway.etl.kubernetes.state import Observed
 from shardgate_gateway.kube.kinds import DEPLOYMENT, ENDPOINT_SLICE, EVENT, POD, annotations_of, labels_of
 from shardgate_gateway.kube.watch import Reflector
@@ -85,7 +86,7 @@ async def open_view(api: KubeApi, instance: str) -> AsyncIterator[ClusterView]:
             for reflector in (
                 Reflector(api, DEPLOYMENT, mine, group=_label, keep=_deployment),
                 Reflector(api, POD, mine, group=_label, keep=_pod),
-                Reflector(api, ENDPOINT_SLICE, mine, group=_label),
+                Reflector(api, ENDPOINT_SLICE, mine, group=_label, keep=_slice),
                 Reflector(api, EVENT, fields="type=Warning,involvedObject.kind=Pod", group=_pod_name, keep=_event),
             )
         ]
@@ -100,19 +101,40 @@ def _pod_name(event: Object) -> str:
     return str(event["involvedObject"]["name"])
 
 
-_METADATA = ("name", "uid", "generation", "resourceVersion", "creationTimestamp", "deletionTimestamp", "annotations")
-
-
 def _deployment(obj: Object) -> Object:
+    metadata = ("name", "generation", "resourceVersion", "creationTimestamp", "annotations", "labels")
     return {
-        "metadata": _only(obj["metadata"], *_METADATA, "labels"),
+        "metadata": _only(obj["metadata"], *metadata),
         "spec": {"replicas": obj["spec"].get("replicas", 1)},
         "status": _only(obj.get("status") or {}, "observedGeneration", "conditions", "replicas", "readyReplicas"),
     }
 
 
 def _pod(obj: Object) -> Object:
-    status = _only(obj.get("status") or {}, "phase", "reason", "message", "podIP")
+    """Of a pod that is ready nobody asks why: of ten thousand that saves the half."""
+    about = {
+        "metadata": _only(obj["metadata"], "name", "resourceVersion", "creationTimestamp", "deletionTimestamp")
+        | {
+            "labels": {names.LABEL_TRANSFORM: _label(obj)},
+            "annotations": _only(annotations_of(obj), names.ANNOTATION_SPEC),
+        },
+    }
+    return about | (_of_ready_pod(obj) if is_ready(obj) else _of_pod(obj))
+
+
+def _of_ready_pod(obj: Object) -> Object:
+    restarted = [c for c in obj["status"].get("containerStatuses") or () if c["restartCount"]]
+    return {
+        "spec": {"containers": [_only(container, "name") for container in obj["spec"]["containers"]]},
+        "status": {
+            "conditions": [_only(condition_of(obj, "Ready"), "type", "status", "lastTransitionTime")],
+            "containerStatuses": [_only(c, "name", "state", "restartCount") for c in restarted],
+        },
+    }
+
+
+def _of_pod(obj: Object) -> Object:
+    status = _only(obj.get("status") or {}, "phase", "reason", "message")
     for name in ("containerStatuses", "initContainerStatuses"):
         if given := (obj.get("status") or {}).get(name):
             status[name] = [
@@ -125,14 +147,19 @@ def _pod(obj: Object) -> Object:
         if condition["type"] in {"PodScheduled", "Ready"}
     ]
     containers = [_only(container, "name", "resources") for container in obj["spec"]["containers"]]
+    return {"spec": _only(obj["spec"], "nodeName") | {"containers": containers}, "status": status}
+
+
+def _slice(obj: Object) -> Object:
+    endpoints = [
+        _only(endpoint, "addresses", "conditions", "nodeName", "zone")
+        | {"targetRef": _only(endpoint.get("targetRef") or {}, "name")}
+        for endpoint in obj.get("endpoints") or ()
+    ]
     return {
-        "metadata": _only(obj["metadata"], *_METADATA)
-        | {
-            "labels": {names.LABEL_TRANSFORM: _label(obj)},
-            "annotations": _only(annotations_of(obj), names.ANNOTATION_SPEC),
-        },
-        "spec": _only(obj["spec"], "nodeName") | {"containers": containers},
-        "status": status,
+        "metadata": _only(obj["metadata"], "name", "resourceVersion", "labels"),
+        "endpoints": endpoints,
+        "ports": obj.get("ports"),
     }
 
 
