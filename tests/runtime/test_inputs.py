@@ -114,6 +114,18 @@ def origin(monkeypatch: pytest.MonkeyPatch):
     server.server_close()
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("at", [0, 1000])
+def test_an_empty_member_is_not_the_end_of_the_shard(origin, chunked: bool, at: int) -> None:
+    origin.chunked = chunked
+    source = HttpInput(origin.url, "", "v1", 0)
+    assert source.read(at) == BODY[:at]
+    assert source.read(0) == b""
+    assert read_all(source) == BODY[at:]
+    assert source.read(0) == b""
+    assert len(origin.requests) == 1
+
+
 def read_all(source: HttpInput, portion: int = 7000) -> bytes:
     parts = []
     while data := source.read(portion):
