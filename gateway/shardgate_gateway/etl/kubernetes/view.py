@@ -146,7 +146,7 @@ def _of_pod(obj: Object) -> Object:
         for condition in (obj.get("status") or {}).get("conditions") or ()
         if condition["type"] in {"PodScheduled", "Ready"}
     ]
-    containers = [_only(container, "name", "resources") for container in obj["spec"]["containers"]]
+    containers = [_only(container, "name", "command", "resources") for container in obj["spec"]["containers"]]
     return {"spec": _only(obj["spec"], "nodeName") | {"containers": containers}, "status": status}
 
 
