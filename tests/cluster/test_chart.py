@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import re
 import subprocess
@@ -42,6 +43,20 @@ METHODS = {
     "update": {"PUT"},
     "delete": {"DELETE"},
 }
+ASK = """
+import json, os, sys
+from shardgate import Client
+bucket, key, transform = sys.argv[1:]
+client = Client("http://127.0.0.1:51080", token=os.environ["SHARDGATE_SERVE__TOKEN"])
+transforms, cache = client.transforms, client.cache.stat()
+said = {
+    "transforms": transforms.list(), "shown": transforms.show(transform), "stats": transforms.stats(transform),
+    "logs": transforms.logs(transform), "objects": [one.name for one in client.list(bucket)],
+    "etag": client.head(bucket, key).etag, "entries": cache["entries"], "used": cache["used_bytes"],
+}
+print(json.dumps(said))
+"""
+"""Asks the gateway in whose pod it runs."""
 BEYOND = (
     ("get", "secrets"),
     ("list", "secrets"),
@@ -131,6 +146,23 @@ def test_the_plain_manifests_are_applied_as_their_readme_says(
     assert BUCKET in seen
 
 
+def test_every_gateway_says_the_same_about_everything(release: Release, transform: WDTransform) -> None:
+    assert release.client.get(BUCKET, SHARD, transform_id=transform.uuid)
+
+    def told() -> list[dict[str, Any]]:
+        names = [pod["metadata"]["name"] for pod in release.gateways()]
+        asked = ("python", "-c", ASK, BUCKET, SHARD, transform.uuid)
+        return [json.loads(release.kubectl("exec", name, "--", *asked)) for name in names]
+
+    wait_until(lambda: told()[0] == told()[1], 60, "both gateways to say the same")
+    said = told()[1]
+    assert [record["id"] for record in said["transforms"]] == [transform.uuid]
+    assert (said["shown"]["state"], said["stats"]["samples_out"] >= SAMPLES) == ("ready", True)
+    assert said["logs"], "of all its pods"
+    assert said["objects"] == [SHARD]
+    assert said["entries"] >= 1
+
+
 def test_the_gateway_does_with_its_role_what_it_must(release: Release, transform: WDTransform) -> None:
     """Every verb of the Role is used by the life of one transform, and nothing is asked for that the Role lacks."""
     client = release.client
@@ -146,9 +178,7 @@ def test_the_gateway_does_with_its_role_what_it_must(release: Release, transform
             requirements=["shardgate-no-such-package==1.0"],
             verbose=False,
         )
-    for known in client.transforms.list()["transforms"]:
-        if known["name"] == "lacking":
-            client.transforms.delete(known["id"])
+    client.transforms.delete("lacking")
 
     (role,) = release.cluster.get(f"role/{RELEASE}", namespace=release.namespace)
     granted = {

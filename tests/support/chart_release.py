@@ -8,14 +8,16 @@ import json
 import subprocess
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
+from urllib.request import urlopen
 
 from chart import CHART, HELM, ROOT, value_flags
 from cluster_images import image
 from servers_install import require
 
+from cluster import wait_until
 from shardgate import Client
 from shardgate.errors import ShardgateError
 
@@ -70,6 +72,12 @@ class Release:
         (service,) = self.cluster.get(f"service/{RELEASE}", namespace=self.namespace)
         return f"http://{self.cluster.nodes[0].address}:{service['spec']['ports'][0]['nodePort']}"
 
+    def answers(self) -> bool:
+        """Nodes hear of ready pods a moment after everybody else."""
+        with suppress(OSError), urlopen(f"{self.endpoint}/healthz", timeout=5) as answer:
+            return bool(answer.status == 200)
+        return False
+
     @property
     def client(self) -> Client:
         return Client(self.endpoint, token=self.token)
@@ -114,7 +122,9 @@ def installed(
         began = time.monotonic()
         flags = value_flags(CHART / "values-demo.yaml", **given)
         helm(cluster, namespace, "install", RELEASE, CHART, *flags, "--wait", "--timeout", f"{INSTALL_SECONDS}s")
-        yield Release(cluster, namespace, time.monotonic() - began)
+        release = Release(cluster, namespace, time.monotonic() - began)
+        wait_until(release.answers, INSTALL_SECONDS, "the node's port to lead to the gateways")
+        yield release
 
 
 def helm(cluster: Cluster, namespace: str, *arguments: str | Path, seconds: float = INSTALL_SECONDS) -> str:
