@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -124,6 +125,29 @@ def test_a_transform_is_made_shown_and_removed(
     assert "last 7 lines" in out
     assert run("etl", "rm", "loud") == 0
     assert uuid not in gateway.packages
+
+
+def test_what_a_user_wants_of_pods_is_asked_for(run: Run, gateway: FakeGateway, tmp_path: Path) -> None:
+    (tmp_path / "etl.py").write_text("def same(sample):\n    return sample\n")
+    words = (
+        "--cpu 500m --memory 4Gi --gpus 1 --replicas 0-8 --node-selector pool=gpu --tolerate gpu:NoSchedule "
+        "--tolerate team=vision --env DEPTH=3 --secret team-key --image team/own:1"
+    )
+    assert run("etl", "init", "etl.py:same", *words.split()) == 0
+    asked = parse_qs(urlsplit(gateway.requests[0][1]).query)
+    assert {name: json.loads(asked[name][0]) for name in ("resources", "node_selector", "tolerations", "env")} == {
+        "resources": {"cpu": "500m", "memory": "4Gi", "nvidia.com/gpu": 1},
+        "node_selector": {"pool": "gpu"},
+        "tolerations": [
+            {"key": "gpu", "operator": "Exists", "effect": "NoSchedule"},
+            {"key": "team", "operator": "Equal", "value": "vision"},
+        ],
+        "env": {"DEPTH": "3"},
+    }
+    assert json.loads(asked["secrets"][0]) == ["team-key"]
+    assert (asked["max_replicas"], asked["image"]) == (["8"], ["team/own:1"])
+    for wrong in (["--replicas", "many"], ["--env", "DEPTH"], ["--node-selector", "=gpu"]):
+        assert run("etl", "init", "etl.py:same", *wrong) == 1
 
 
 def test_prefetch_and_evict_take_braces_and_prefixes(run: Run, gateway: FakeGateway) -> None:

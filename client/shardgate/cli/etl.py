@@ -37,7 +37,9 @@ def init(
         str, typer.Argument(metavar="[FILE:FUNCTION]", help="A function, or a class with setup().", show_default=False)
     ] = "",
     *,
-    image: Annotated[str, typer.Option(help="Instead: a program that speaks HTTP, from an image.")] = "",
+    image: Annotated[
+        str, typer.Option(help="Instead: a program that speaks HTTP, from an image; with a function: where it runs.")
+    ] = "",
     command: Annotated[str, typer.Option(help="Its command line; without a cluster, this is what runs.")] = "",
     spec: Annotated[Path | None, typer.Option(help="Instead: a pod template, YAML or JSON.", dir_okay=False)] = None,
     port: Annotated[int | None, typer.Option(help="Where the program listens.", show_default="8000")] = None,
@@ -68,6 +70,8 @@ def init(
     """Register a transform, start its workers, and print its id."""
     client, needs = Client(endpoint, token), requirement or ()
     pods = pod_options(cpu, memory, gpus, replicas, node_selector, tolerate, env, secret)
+    if function and image:
+        pods["image"], image = image, ""
     if bool(function) + bool(image or (command and not spec)) + bool(spec) != 1:
         raise typer.BadParameter("give FILE:FUNCTION, or --image and --command, or --spec")
     how: dict[str, Any] = {
