@@ -58,11 +58,19 @@ class ContainerClient:
 
 
 def open_session() -> aiohttp.ClientSession:
-    """With a connection per request: reusing one saves nothing where it carries a shard, and costs doubts."""
+    """With a connection per request: reusing one saves nothing where it carries a shard, and costs doubts.
+
+    The container is not told so. A server that refuses an object before it has read it would close at once where it
+    knows that nothing more will come, and what is on its way to it then makes TCP reset the connection, its words too.
+    """
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=_kept_alive),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=None),
-        headers={hdrs.ACCEPT_ENCODING: "identity", hdrs.CONTENT_TYPE: "application/octet-stream"},
+        headers={
+            hdrs.ACCEPT_ENCODING: "identity",
+            hdrs.CONNECTION: "keep-alive",
+            hdrs.CONTENT_TYPE: "application/octet-stream",
+        },
         auto_decompress=False,
         read_bufsize=BUFFER_BYTES,
         trust_env=False,
