@@ -174,6 +174,11 @@ def test_a_cache_in_an_emptydir_is_part_of_what_the_pod_may_use_of_its_node() ->
     assert sizes == {"requests": (10 << 30) + (256 << 20), "limits": 12 << 30}
 
 
+def test_a_gateway_knows_its_node_so_that_pods_there_come_first(objects: list[dict[str, Any]]) -> None:
+    (node,) = (each for each in _container(objects)["env"] if each["name"] == "SHARDGATE_KUBERNETES__NODE")
+    assert node["valueFrom"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
+
+
 def test_gateways_of_one_node_have_a_folder_each_below_a_hostpath() -> None:
     variables = {
         each["name"]: each.get("value", "") for each in _container(chart.render(**{"cache.type": "hostPath"}))["env"]
@@ -226,6 +231,65 @@ def test_etl_pods_reach_names_and_gateways_and_are_reached_by_gateways_alone() -
     assert dns == {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
     assert to_gateway["to"] == [{"podSelector": {"matchLabels": gateway}}]
     assert to_gateway["ports"] == [{"port": "http", "protocol": "TCP"}]
+
+
+def test_what_selects_gateways_selects_all_of_them_and_nothing_else() -> None:
+    objects = chart.render(**EVERYTHING | {"database": {"bundled": {"enabled": True}}})
+    pods = [each["spec"]["template"]["metadata"]["labels"] for each in objects if each["kind"] == "StatefulSet"]
+    pods += [each["metadata"]["labels"] for each in objects if each["kind"] == "Pod"]
+    (gateway,) = (labels for labels in pods if labels["app.kubernetes.io/component"] == "gateway")
+    spec = _gateway(objects)["spec"]["template"]["spec"]
+    selectors = [
+        chart.find(objects, "PodDisruptionBudget", "shardgate")["spec"]["selector"]["matchLabels"],
+        *(chart.find(objects, "Service", name)["spec"]["selector"] for name in ("shardgate", "shardgate-peers")),
+        *(each["labelSelector"]["matchLabels"] for each in spec["topologySpreadConstraints"]),
+    ]
+
+    assert len(selectors) == 5
+    for selector in selectors:
+        assert [labels for labels in pods if selector.items() <= labels.items()] == [gateway]
+
+
+def test_prometheus_scrapes_every_gateway_once_with_a_token() -> None:
+    objects = chart.render(**EVERYTHING)
+    monitor = next(each for each in objects if each["kind"] == "ServiceMonitor")
+    selector = monitor["spec"]["selector"]["matchLabels"]
+    services = [each for each in objects if each["kind"] == "Service"]
+    (scraped,) = (each for each in services if selector.items() <= each["metadata"]["labels"].items())
+    (endpoint,) = monitor["spec"]["endpoints"]
+
+    assert scraped["spec"]["clusterIP"] == "None", "so each pod is an endpoint of its own"
+    assert [port["name"] for port in scraped["spec"]["ports"]] == [endpoint["port"]]
+    assert endpoint["authorization"]["credentials"] == {"name": "shardgate-admin", "key": "token"}
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+
+
+def test_an_ingress_leads_to_the_service_of_the_gateways() -> None:
+    objects = chart.render(**EVERYTHING)
+    (rule,) = chart.find(objects, "Ingress", "shardgate")["spec"]["rules"]
+    (path,) = rule["http"]["paths"]
+    service = chart.find(objects, "Service", path["backend"]["service"]["name"])["spec"]
+
+    assert rule["host"] == "shards.example.com"
+    assert service["type"] == "LoadBalancer"
+    assert path["backend"]["service"]["port"]["name"] in [port["name"] for port in service["ports"]]
+
+
+def test_credentials_come_from_secrets_that_are_there_already() -> None:
+    objects = chart.render(**EVERYTHING)
+    container, volumes = _container(objects), _gateway(objects)["spec"]["template"]["spec"]["volumes"]
+    env = {each["name"]: each.get("valueFrom", {}).get("secretKeyRef") for each in container["env"]}
+    mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+
+    assert env["AWS_ACCESS_KEY_ID"] == {"name": "s3", "key": "id"}
+    assert env["SHARDGATE_BUCKETS"] == {"name": "more-buckets", "key": "buckets.json"}
+    assert env["SHARDGATE_STATE__DATABASE"] == {"name": "database", "key": "url"}
+    assert {"name": "credentials-gcs", "secret": {"secretName": "gcs"}} in volumes
+    assert mounts["credentials-gcs"] == "/etc/shardgate/credentials/gcs"
+    assert {each["metadata"]["name"] for each in objects if each["kind"] == "Secret"} == {
+        "shardgate-admin",
+        "shardgate-signing-key",
+    }
 
 
 def test_the_pod_of_helm_test_may_reach_the_gateways_whoever_else_may() -> None:
