@@ -5,6 +5,8 @@
   valueFrom: {fieldRef: {fieldPath: status.podIP}}
 - name: SHARDGATE_CLUSTER__URL
   value: http://$(POD_IP):51080
+- name: SHARDGATE_KUBERNETES__NODE
+  valueFrom: {fieldRef: {fieldPath: spec.nodeName}}
 {{- if eq .Values.cache.type "hostPath" }}
 {{- /* gateways of one node share the folder, not what is in it */}}
 - name: POD_NAME

@@ -11,7 +11,7 @@ from shardgate_gateway.errors import KubernetesError
 from shardgate_gateway.etl.kubernetes import names
 from shardgate_gateway.etl.kubernetes.demand import Demand
 from shardgate_gateway.etl.kubernetes.dispatch import Dispatcher
-from shardgate_gateway.etl.kubernetes.routing import Routes, ready_endpoints
+from shardgate_gateway.etl.kubernetes.routing import Here, Routes, ready_endpoints
 from shardgate_gateway.etl.kubernetes.scale import Bounds, Target
 from shardgate_gateway.kube.kinds import DEPLOYMENT, annotations_of, name_of
 
@@ -34,7 +34,7 @@ class Fleet:
     Args:
         api: Where Deployments are scaled.
         view: What is watched.
-        node: Where this gateway runs, or "".
+        here: Where this gateway runs.
         max_waiting: Jobs per transform that may wait here.
         idle_seconds: Without demand, after which a transform may have no pod.
         calm_seconds: For so long fewer pods must have been enough before there are fewer.
@@ -45,14 +45,14 @@ class Fleet:
         api: KubeApi,
         view: ClusterView,
         *,
-        node: str,
+        here: Here,
         max_waiting: int,
         idle_seconds: float,
         calm_seconds: float,
     ) -> None:
         self._api = api
         self._view = view
-        self._node = node
+        self._here = here
         self._max_waiting = max_waiting
         self._idle_seconds = idle_seconds
         self._calm_seconds = calm_seconds
@@ -64,7 +64,7 @@ class Fleet:
     def dispatcher(self, transform_id: str) -> Dispatcher:
         """The queue for this transform's pods."""
         if transform_id not in self._dispatchers:
-            self._dispatchers[transform_id] = Dispatcher(transform_id, Routes(node=self._node), self._max_waiting)
+            self._dispatchers[transform_id] = Dispatcher(transform_id, Routes(self._here), self._max_waiting)
             label = names.transform_label(transform_id)
             self._ids[label] = transform_id
             self._update(label)

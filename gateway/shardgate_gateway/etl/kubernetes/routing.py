@@ -27,6 +27,14 @@ LEFT_OUT_SECONDS = 0.2
 MAX_LEFT_OUT_SECONDS = 5.0
 
 
+@dataclass(slots=True)
+class Here:
+    """Where this gateway runs; "" is unknown."""
+
+    node: str = ""
+    zone: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """Where a ready pod is reached, and how many jobs it works on at a time."""
@@ -86,12 +94,11 @@ class Routes:
     """The pods of one transform.
 
     Args:
-        node: Where this gateway runs; "" is unknown. Its zone is that of any pod there.
+        here: Which pods are near. May become known later; the zone does with any pod of this node.
     """
 
-    def __init__(self, *, node: str = "") -> None:
-        self._node = node
-        self._zone = ""
+    def __init__(self, here: Here | None = None) -> None:
+        self._here = here or Here()
         self._pods: dict[str, Pod] = {}
 
     @property
@@ -104,8 +111,8 @@ class Routes:
         ready = {endpoint.pod: endpoint for endpoint in endpoints}
         for name, endpoint in ready.items():
             pod = self._pods.setdefault(name, Pod(endpoint))
-            if endpoint.node == self._node:
-                self._zone = endpoint.zone
+            if endpoint.node == self._here.node and endpoint.zone:
+                self._here.zone = endpoint.zone
             if not pod.listed or pod.endpoint != endpoint:
                 pod.endpoint, pod.listed, pod.failures, pod.left_out_until = endpoint, True, 0, 0.0
         for name in self._pods.keys() - ready.keys():
@@ -142,7 +149,7 @@ class Routes:
         return min(out, default=None)
 
     def _rank(self, pod: Pod) -> tuple[float, bool, bool, float]:
-        endpoint = pod.endpoint
-        elsewhere = not self._node or endpoint.node != self._node
-        far = not self._zone or endpoint.zone != self._zone
+        endpoint, here = pod.endpoint, self._here
+        elsewhere = not here.node or endpoint.node != here.node
+        far = not here.zone or endpoint.zone != here.zone
         return pod.taken / endpoint.capacity, elsewhere, far, random.random()  # noqa: S311 (spreads load)

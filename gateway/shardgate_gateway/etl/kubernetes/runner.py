@@ -17,12 +17,12 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from shardgate_gateway.errors import Conflict, KubernetesUnavailable, TransformStartError
+from shardgate_gateway.errors import Conflict, KubernetesError, KubernetesUnavailable, TransformStartError
 from shardgate_gateway.etl.container.client import ContainerClient
 from shardgate_gateway.etl.kubernetes import names
 from shardgate_gateway.etl.kubernetes.clean import Caretaker
@@ -35,13 +35,13 @@ from shardgate_gateway.etl.kubernetes.logs import PodLogs
 from shardgate_gateway.etl.kubernetes.manifests import options_digest
 from shardgate_gateway.etl.kubernetes.objects import Objects
 from shardgate_gateway.etl.kubernetes.policy import Policy
-from shardgate_gateway.etl.kubernetes.routing import ready_endpoints
+from shardgate_gateway.etl.kubernetes.routing import Here, ready_endpoints
 from shardgate_gateway.etl.kubernetes.scale import Scaler
 from shardgate_gateway.etl.kubernetes.state import Failure, Verdict, judge
 from shardgate_gateway.etl.kubernetes.view import open_view
 from shardgate_gateway.etl.runner import Runner, RunnerStatus, WorkerConnection
 from shardgate_gateway.kube.client import open_api
-from shardgate_gateway.kube.kinds import annotations_of
+from shardgate_gateway.kube.kinds import ENDPOINT_SLICE, annotations_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -54,12 +54,15 @@ if TYPE_CHECKING:
     from shardgate_gateway.etl.kubernetes.view import ClusterView
     from shardgate_gateway.etl.options import TransformOptions
     from shardgate_gateway.etl.registry import TransformRecord
+    from shardgate_gateway.kube.client import KubeApi
     from shardgate_gateway.kube.kinds import Object
     from shardgate_gateway.settings import Settings
     from shardgate_gateway.tokens import Tokens
 
 LOOK_SECONDS = 1.0
 """Patience runs out without anything changing."""
+ZONE_SECONDS = 30.0
+"""Between two looks for an endpoint on this node, which tells its zone."""
 SYNC_SECONDS = 10.0
 """For the first answer of the API server."""
 FAILURE_SECONDS = 5.0
@@ -307,10 +310,11 @@ async def open_runner(
         view = await stack.enter_async_context(open_view(api, kubernetes.instance))
         policy = Policy(kubernetes)
         objects = Objects(api, settings, policy, tokens)
+        here = Here(kubernetes.node)
         fleet = Fleet(
             api,
             view,
-            node=kubernetes.node,
+            here=here,
             max_waiting=etl.max_waiting,
             idle_seconds=etl.idle_seconds,
             calm_seconds=kubernetes.calm_seconds,
@@ -325,7 +329,21 @@ async def open_runner(
         lease = Lease(api, instance, f"{socket.gethostname()}-{os.getpid()}", partial(_lease, objects, instance))
         contending = asyncio.create_task(_contend(view, lease, caretaker, scaler), name="lease")
         stack.push_async_callback(_end, contending)
+        stack.push_async_callback(_end, asyncio.create_task(_learn_zone(api, here), name="zone"))
         yield runner
+
+
+async def _learn_zone(api: KubeApi, here: Here) -> None:
+    """By any endpoint of our node, this gateway's own for one: a node itself is nothing that a gateway may look at."""
+    while here.node and not here.zone:
+        with suppress(KubernetesError):
+            async for page, _ in api.list(ENDPOINT_SLICE):
+                listed = (endpoint for piece in page for endpoint in piece.get("endpoints") or ())
+                mine = next((endpoint for endpoint in listed if endpoint.get("nodeName") == here.node), None)
+                if mine is not None:
+                    here.zone = str(mine.get("zone") or "")  # not every cluster has zones
+                    return
+        await asyncio.sleep(ZONE_SECONDS)
 
 
 async def _lease(objects: Objects, instance: str) -> dict[str, Any]:

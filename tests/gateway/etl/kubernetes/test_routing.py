@@ -5,15 +5,22 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardgate_gateway.etl.kubernetes.routing import MAX_LEFT_OUT_SECONDS, Endpoint, Pod, Routes, ready_endpoints
+from shardgate_gateway.etl.kubernetes.routing import (
+    MAX_LEFT_OUT_SECONDS,
+    Endpoint,
+    Here,
+    Pod,
+    Routes,
+    ready_endpoints,
+)
 
 
 def endpoint(pod: str, *, node: str = "n", zone: str = "z", capacity: int = 2, address: str = "10.0.0.1") -> Endpoint:
     return Endpoint(pod, address, 8470, node, zone, capacity)
 
 
-def routes(*endpoints: Endpoint, node: str = "here") -> Routes:
-    routes = Routes(node=node)
+def routes(*endpoints: Endpoint, node: str = "here", zone: str = "") -> Routes:
+    routes = Routes(Here(node, zone))
     routes.update(endpoints)
     return routes
 
@@ -62,6 +69,11 @@ def test_among_equals_the_own_node_comes_first_then_the_own_zone() -> None:
     assert chosen(pods) == "near"
     pods.update([far])
     assert chosen(pods) == "far"
+
+
+def test_the_own_zone_comes_first_where_no_pod_was_ever_on_the_own_node() -> None:
+    pods = routes(endpoint("far"), endpoint("near", zone="east"), zone="east")
+    assert {chosen(pods) for _ in range(100)} == {"near"}
 
 
 def test_a_gateway_that_does_not_know_where_it_is_prefers_nobody() -> None:
