@@ -195,6 +195,21 @@ def test_a_pod_that_is_not_admitted(cluster: Cluster, gateway: HostGateway) -> N
     assert "the cluster does not admit its pod: maximum memory usage per Container is 128Mi" in words
 
 
+@pytest.mark.usefixtures("nothing_stays")
+def test_a_deployment_that_is_not_admitted(cluster: Cluster, gateway: HostGateway) -> None:
+    none_left = {**quota(), "spec": {"hard": {"count/deployments.apps": "0"}}}
+
+    def is_counted() -> bool:
+        (found,) = cluster.get("resourcequotas", namespace=gateway.namespace)
+        return "hard" in found["status"]
+
+    with applied(cluster, gateway.namespace, none_left):
+        wait_until(is_counted, GENEROUS_SECONDS, "the quota")
+        words = fails(gateway, "one-too-many")
+    assert "the cluster refuses it" in words
+    assert "exceeded quota: tight, requested: count/deployments.apps=1" in words
+
+
 def state_of(gateway: HostGateway, name: str) -> str:
     known = [record for record in gateway.client.transforms.list() if record["name"] == name]
     return str(known[0]["message"]) if known else ""

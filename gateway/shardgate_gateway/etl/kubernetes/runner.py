@@ -239,7 +239,8 @@ class KubernetesRunner(Runner):
             await self._objects.announce(record, seen, ", ".join(environment.requirements))
             await self._environments.ensure(environment)
         except TransformStartError as error:
-            await self._objects.park_at_rest(record.id, Failure(error.message, error.hint))
+            self._refused[record.id] = failure = Failure(error.message, error.hint)
+            await self._objects.park_at_rest(record.id, failure)
             raise _cant_start(record.id, error.message, error.hint) from error
 
     async def _apply(self, record: TransformRecord) -> None:
