@@ -33,8 +33,8 @@ ROUNDS = 3
 QUOTA = {
     "apiVersion": "v1",
     "kind": "ResourceQuota",
-    "metadata": {"name": "tight"},
-    "spec": {"hard": {"limits.memory": "600Mi"}},
+    "metadata": {"name": "enough-for-some"},
+    "spec": {"hard": {"limits.memory": "4Gi"}},
 }
 
 
@@ -61,7 +61,7 @@ FAILURES = (
     Failure("no-node-fits", "Unschedulable", "no node fits", options={"node_selector": {"disk": "made-of-gold"}}),
     Failure("setup-raises", '"exitCode":78', "there is no licence", function=pod_functions.NeedsLicence),
     Failure("out-of-memory", "OOMKilled", "is too small", options={"resources": {"memory": "20Mi"}}),
-    Failure("quota", "ReplicaFailure", "quota is used up", "deployments", options={"resources": {"memory": "1Gi"}}),
+    Failure("quota", "ReplicaFailure", "quota is used up", "deployments", options={"resources": {"memory": "8Gi"}}),
 )
 
 

@@ -3,6 +3,9 @@
 **Reading.** The frame for a megabyte of shared memory is 34 bytes, so one `recv` usually brings several frames. They
 are parsed from one buffer, and nothing is awaited while there are any.
 
+On TCP the bytes of a frame trickle in, and every wake-up costs as much as copying a hundred KiB. So the kernel wakes us
+only for a good part of a frame (`SO_RCVLOWAT`).
+
 **Shared memory.** The ring is mapped copy-on-write and only read. That costs nothing until `close`: closing touches the
 pages of the chunk that somebody may still be sending, which gives this process its own copy of them, and only then lets
 the worker go. So bytes that were handed out never change, whatever the worker does with its ring next. A ring that a
@@ -37,6 +40,8 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 BUFFER_BYTES = 64 << 10
+WAKE_BYTES = 256 << 10
+"""Of a frame that is under way, this much at a time is worth waking up for, or what is left of it."""
 _SPAN_BYTES = wire.CHECKPOINT.size + wire.SPAN.size
 _STATS = {f.name for f in fields(wire.Stats)}
 
@@ -62,6 +67,7 @@ class StreamConnection(WorkerConnection):
         self._held: memoryview | None = None
         self._consumed = self._acknowledged = 0
         self._outgoing = bytearray()
+        self._low_water = 1
         self._watching = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -201,7 +207,7 @@ class StreamConnection(WorkerConnection):
         view[:have] = memoryview(self._buffer)[self._start : self._start + have]
         self._start += have
         while have < len(view):
-            have += await self._receive(self._sock.recv_into, view[have:])
+            have += await self._receive(self._sock.recv_into, view[have:], worth=min(len(view) - have, WAKE_BYTES))
 
     async def _more(self, receive: Callable[[memoryview], int], limit: int) -> None:
         """Receive at least one byte more, and not more than `limit` bytes in all."""
@@ -210,17 +216,25 @@ class StreamConnection(WorkerConnection):
         self._start, self._end = 0, len(rest)
         self._end += await self._receive(receive, memoryview(self._buffer)[self._end : limit])
 
-    async def _receive(self, receive: Callable[[memoryview], int], view: memoryview) -> int:
+    async def _receive(self, receive: Callable[[memoryview], int], view: memoryview, *, worth: int = 1) -> int:
+        """Receive something; `worth`: where we have to wait for it, wait for so many bytes, or for the end."""
         while True:
             try:
                 count = receive(view)
             except BlockingIOError:
                 self._acknowledge()
+                self._wake_at(worth)
                 await self._readable()
                 continue
             if count == 0:
                 raise ConnectionResetError("it closed the connection without END")
             return count
+
+    def _wake_at(self, count: int) -> None:
+        """Have the kernel call the socket readable when so many bytes are there. Only TCP heeds it."""
+        if count != self._low_water:
+            self._low_water = count
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
     async def _readable(self) -> None:
         """Wait until there is something to read. The loop keeps watching between two waits, for the next is near."""
