@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from shardgate_runtime.connection import Connection
 
 DATA_BYTES = 1 << 20
-"""Payload of the largest DATA frame."""
+"""Payload of a DATA frame at most, but for what is lent to it: twice as much."""
 
 
 class Outlet(ABC):
@@ -48,6 +48,10 @@ class Outlet(ABC):
     def window(self) -> memoryview:
         """Room right behind the unannounced bytes; empty if these have to be announced first."""
 
+    def lend(self, data: memoryview) -> bool:  # noqa: ARG002 - most outlets copy
+        """Take bytes without copying them; nobody may touch them until they are announced. False: copy them."""
+        return False
+
     @abstractmethod
     def announce(self, end: int, checkpoint: wire.Checkpoint) -> None:
         """Tell the gateway of the bytes up to number `end`, or of none, which still tells the checkpoint."""
@@ -58,27 +62,52 @@ class Outlet(ABC):
 
 
 class DataOutlet(Outlet):
-    """Bytes in DATA frames; the socket's buffers are what limits those on their way."""
+    """Bytes in DATA frames; the socket's buffers are what limits those on their way.
 
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(connection, DATA_BYTES)
-        self._buffer = memoryview(bytearray(DATA_BYTES))
+    What is large enough to fill a frame is sent from where it lies: copying it would cost as much as sending it.
+    """
+
+    def __init__(self, connection: Connection, capacity: int = DATA_BYTES) -> None:
+        super().__init__(connection, capacity)
+        self._buffer = memoryview(bytearray(capacity))
         self._first = 0
         """Number of the buffer's first byte."""
+        self._lent: list[tuple[int, memoryview]] = []
+        """Unannounced bytes that are not in the buffer, and at which place of it they come."""
+        self._lent_bytes = 0
 
     @property
     def room(self) -> int:
-        return self.capacity - (self.written - self._first)
+        return self.capacity - self._used
 
     def window(self) -> memoryview:
-        return self._buffer[self.written - self._first :]
+        return self._buffer[self._used :]
+
+    def lend(self, data: memoryview) -> bool:
+        if len(data) * 2 < self.capacity or self._lent_bytes + len(data) > 2 * self.capacity:
+            return False
+        self._lent.append((self._used, data))
+        self._lent_bytes += len(data)
+        self.written += len(data)
+        return True
 
     def announce(self, end: int, checkpoint: wire.Checkpoint) -> None:
-        data = self._buffer[self.announced - self._first : end - self._first]
-        self.connection.send(wire.FrameType.DATA, wire.CHECKPOINT.pack(*checkpoint), data)
+        lent = self._lent if end == self.written else []  # it belongs to the sample that is being written
+        parts, place = [], self.announced - self._first
+        for at, data in lent:
+            parts += [self._buffer[place:at], data]
+            place = at
+        parts.append(self._buffer[place : end - self._first - sum(len(data) for _, data in lent)])
+        self.connection.send(wire.FrameType.DATA, wire.CHECKPOINT.pack(*checkpoint), *filter(len, parts))
         self.announced = end
         if end == self.written:
             self._first = end
+            self._lent, self._lent_bytes = [], 0
+
+    @property
+    def _used(self) -> int:
+        """Bytes of the buffer."""
+        return self.written - self._first - self._lent_bytes
 
 
 class Ring:

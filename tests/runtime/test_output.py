@@ -16,10 +16,12 @@ from runtime_process import Conversation
 from shardgate import wire
 from shardgate_runtime.connection import Connection
 from shardgate_runtime.failures import ReaderLeft
-from shardgate_runtime.outlet import DataOutlet, Outlet, Ring, RingOutlet
+from shardgate_runtime.outlet import DATA_BYTES, DataOutlet, Outlet, Ring, RingOutlet
 from shardgate_runtime.output import BATCH_BYTES, Output, copy_array
 
 RING_BYTES = 64 << 10
+FEW_BYTES = 8 << 10
+"""Less than many of the arrays have, which then are sent from where they lie."""
 
 arrays = st.tuples(
     st.sampled_from(["f4", "u1", "i8", "f2", "u2", "?", "c8"]),
@@ -36,13 +38,15 @@ def as_bytes(piece: bytes | np.ndarray) -> bytes:
 class Pair:
     """A worker's outlet and the gateway's end, which reads in a thread of its own."""
 
-    def __init__(self, *, ring: bool) -> None:
+    def __init__(self, *, ring: bool, capacity: int = DATA_BYTES) -> None:
         ours, theirs = socket.socketpair()
         theirs.settimeout(20)
         self.connection = Connection(ours)
         self.gateway = Conversation(theirs)
         self.ring = Ring(RING_BYTES) if ring else None
-        self.outlet: Outlet = RingOutlet(self.connection, self.ring) if self.ring else DataOutlet(self.connection)
+        self.outlet: Outlet = (
+            RingOutlet(self.connection, self.ring) if self.ring else DataOutlet(self.connection, capacity)
+        )
         if self.ring:
             self.gateway.hello = wire.Hello(ring_size=RING_BYTES)
             self.gateway.ring = mmap.mmap(self.ring.fd, RING_BYTES, prot=mmap.PROT_READ)
@@ -68,7 +72,7 @@ def test_every_byte_arrives_once_and_every_checkpoint_is_true(
 ) -> None:
     expected = [b"".join(map(as_bytes, pieces)) for pieces in samples]
     whole = b"".join(expected)
-    with Pair(ring=ring) as pair:
+    with Pair(ring=ring, capacity=FEW_BYTES) as pair:
         output = Output(pair.outlet, wire.Checkpoint(), skip=skip, careful=careful)
         for number, pieces in enumerate(samples):
             output.write(pieces)
@@ -180,3 +184,17 @@ def test_arrays_are_copied_in_order_with_and_without_torch(
         target = np.empty(source.shape, source.dtype)
         copy_array(target, source)
         assert np.array_equal(target, source)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_large_array_is_sent_before_its_sample_ends_so_that_the_next_one_may_overwrite_it(order: str) -> None:
+    array = np.zeros((3, FEW_BYTES), "uint8", order)  # type: ignore[call-overload]
+    with Pair(ring=False, capacity=FEW_BYTES) as pair:
+        output = Output(pair.outlet, wire.Checkpoint(), skip=0, careful=False)
+        for number in range(5):
+            array.fill(number)
+            output.write([b"before", array, b"after"])
+            output.end_sample(wire.Checkpoint(number + 1, 512))
+        output.flush()
+    expected = b"".join(b"before" + bytes([number]) * array.nbytes + b"after" for number in range(5))
+    assert bytes(pair.gateway.output) == expected

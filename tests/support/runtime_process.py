@@ -153,7 +153,7 @@ class Conversation:
         if self.keep:
             self.output += data
         self.checkpoints.append((self.total, checkpoint))
-        if ack:
+        if ack and kind == wire.FrameType.SPAN:  # a gateway acknowledges memory alone
             self.ack()
 
     def ack(self) -> None:
