@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-cluster cluster-up lint fast format bench servers images images-torch chart cluster-demo cluster-down clean
+.PHONY: demo test test-cluster test-cluster-slow cluster-up lint fast format bench servers images images-torch chart cluster-demo cluster-down clean
 
 demo: $(VENV)/.installed          ## the main job, end to end, on real photographs, with no cluster
 	$(BIN)/shardgate demo
@@ -19,8 +19,11 @@ fast: $(VENV)/.installed          ## the tests that take seconds
 cluster-up:                       ## a Kubernetes of two nodes on this machine; `tests/cluster/k8s/cluster down` ends it
 	tests/cluster/k8s/cluster up 2
 
-test-cluster: $(VENV)/.installed  ## the tests on a real cluster, which is started if there is none
-	SHARDGATE_REQUIRE_CLUSTER=1 $(PYTEST) -m cluster tests/cluster
+test-cluster: $(VENV)/.installed servers  ## the tests on a real cluster, which is started if there is none
+	SHARDGATE_REQUIRE_CLUSTER=1 $(PYTEST) -m "cluster and not slow" tests/cluster
+
+test-cluster-slow: $(VENV)/.installed servers  ## those that need ten thousand pods, or gigabytes
+	SHARDGATE_REQUIRE_CLUSTER=1 $(PYTEST) -s -m "cluster and slow" tests/cluster
 
 lint: $(VENV)/.installed          ## format, lint, types, layers
 	$(BIN)/ruff format --check .
