@@ -16,6 +16,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,9 +112,9 @@ def up(console: Console) -> None:
     console.print(f"building {len(IMAGES)} images (the one with torch takes minutes, the first time)")
     build_images(cluster)
     console.print("installing the chart: two gateways, PostgreSQL, an object store")
-    install(cluster)
+    seconds = install(cluster)
     endpoint = find_endpoint(cluster)
-    console.print(f"gateways at {endpoint}")
+    console.print(f"all of it ready after {seconds:.0f} s; gateways at {endpoint}")
     with Client(endpoint) as client:
         fill(client)
         demo = Demo(client, SAMPLES, SHARDS, SAMPLES // VAL_SAMPLES, metrics=lambda: metrics(cluster), place="pods")
@@ -158,8 +159,9 @@ def build_images(cluster: Cluster) -> None:
     cluster.run(ROOT / "deploy" / "build-images", *IMAGES)
 
 
-def install(cluster: Cluster) -> None:
-    """Namespace, store, chart; returns when all are ready."""
+def install(cluster: Cluster) -> float:
+    """Namespace, store, chart; returns how many seconds it took until all were ready, pulling images included."""
+    began = time.monotonic()
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": RESTRICTED}}
     cluster.run("kubectl", "apply", "--filename", "-", text=json.dumps(namespace))
     store = (ROOT / "deploy" / "demo" / "store" / "store.yaml").read_text()
@@ -177,6 +179,7 @@ def install(cluster: Cluster) -> None:
         *("--values", chart / "values-demo.yaml", "--set", images, "--set", database, "--wait", "--timeout", "10m"),
     )
     cluster.kubectl("rollout", "status", "deployment/demo-store", "--timeout", "5m")
+    return time.monotonic() - began
 
 
 def find_endpoint(cluster: Cluster) -> str:
@@ -219,7 +222,8 @@ def _node_addresses(cluster: Cluster) -> Iterator[str]:
     nodes = json.loads(cluster.kubectl("get", "nodes", "--output", "json"))["items"]
     for kind in ("ExternalIP", "InternalIP"):
         for node in nodes:
-            yield from (each["address"] for each in node["status"]["addresses"] if each["type"] == kind)
+            addresses = node["status"].get("addresses", ())  # a node that just joins has none
+            yield from (each["address"] for each in addresses if each["type"] == kind)
 
 
 def _cluster_script(command: str) -> str | None:
