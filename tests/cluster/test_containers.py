@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import pytest
 from gateway_on_host import BUCKET, HostGateway, gateway_on_host
 from PIL import Image
 
+from cluster import wait_until
 from shardgate import GatewayError, TransformFailed, WDTransform
 
 if TYPE_CHECKING:
@@ -91,6 +93,29 @@ def test_an_image_is_a_transform_that_passes_pod_security_and_stands_in_pipeline
     assert sizes((made >> few).get(BUCKET, "photos.tar", args={"thumbnails": {"size": 20}}))[0][1] == (20, 15)
     made.delete()
     few.delete()
+
+
+def test_a_health_path_that_is_not_there_is_told_while_it_starts(gateway: HostGateway, image: str) -> None:
+    transforms = gateway.client.transforms
+    said: list[dict[str, Any]] = []
+
+    def told() -> bool:
+        lost = [record for record in transforms.list() if record["name"] == "lost"]
+        said[:] = [record for record in lost if "does not answer" in record["message"]]
+        return bool(said)
+
+    def start() -> None:
+        with pytest.raises(GatewayError, match="was stopped"):
+            gateway.client.etl_from_image(image, "lost", health="/nowhere")
+
+    with ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(start)
+        print(f"told after {wait_until(told, 60, 'words about the health path'):.1f} s")
+        assert "it runs and does not answer: Startup probe failed: HTTP probe failed" in said[0]["message"]
+        assert "health path" in said[0]["hint"]
+        transforms.stop("lost")
+        starting.result(60)
+    transforms.delete("lost")
 
 
 def test_a_pod_template_is_a_transform_and_what_keeps_it_from_starting_is_told(

@@ -7,13 +7,17 @@ connections to the real API server, as so many gateways have them.
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
+import os
+import re
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import jwt
 import pytest
 from gateway_on_host import COMPONENT, HostGateway, Readers, gateway_on_host
 
@@ -67,13 +71,24 @@ def pods(cluster: Cluster, gateway: HostGateway, name: str) -> list[dict[str, An
     return cluster.get("pods", namespace=gateway.namespace, selector=f"{COMPONENT},shardgate.io/name={name}")
 
 
-def talkative(sample: dict[str, Any]) -> dict[str, Any]:
-    print("looking at", sample["__key__"], flush=True)
-    return sample
+class talkative:  # noqa: N801 (a transform is called as it is)
+    def setup(self) -> None:
+        print("set up", flush=True)
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        print("looking at", sample["__key__"], flush=True)
+        return sample
 
 
 def wanted_by_ten(sample: dict[str, Any]) -> dict[str, Any]:
     return sample
+
+
+EMBEDDINGS = os.urandom(50 << 20)
+
+
+def with_much_in_it(sample: dict[str, Any]) -> dict[str, Any]:
+    return {"__key__": sample["__key__"], "txt": hashlib.sha256(EMBEDDINGS).hexdigest()}
 
 
 def kept_one(sample: dict[str, Any]) -> dict[str, Any]:
@@ -93,22 +108,21 @@ def test_what_a_person_sees_of_a_transforms_life(cluster: Cluster, gateway: Host
     """Started, read, its log followed, stopped, started again, deleted; and its objects are labelled and restricted."""
     client = gateway.client
     began = time.monotonic()
-    id = gateway.register(talkative, env={"GREETING": "hello"})  # noqa: A001
+    id = gateway.register(talkative, env={"GREETING": "hello"}, replicas=2)  # noqa: A001
     print(f"ready after {time.monotonic() - began:.1f} s")
-    assert client.transforms.show(id)["state"] == "ready"
+    assert client.transforms.show(id)["state"] in {"ready", "degraded"}
     whole = client.get("gcp://shards", "a.tar", transform_id=id)
     assert "looking at 000099" in client.transforms.logs(id, tail=500)
-    followed = client.transforms.follow(id, tail=5)
+    followed = client.transforms.follow(id, tail=200)
     seen = ""
-    while "looking at 000099" not in seen:
-        seen += next(followed)
-    assert seen.startswith("["), "lines carry the name of their pod"
+    while "looking at 000099" not in seen or len(set(re.findall(r"^\[(\S+)\] set up$", seen, re.MULTILINE))) < 2:
+        seen += next(followed)  # of both pods, also of one that comes later
     followed.close()
     selector = f"shardgate.io/transform={id}"
     found = [
         cluster.get(kind, namespace=gateway.namespace, selector=selector) for kind in ("deploy", "pods", "service")
     ]
-    assert [len(some) for some in found] == [1, 1, 1]
+    assert [len(some) for some in found] == [1, 2, 1]
     assert {"name": "GREETING", "value": "hello"} in found[1][0]["spec"]["containers"][0]["env"]
     assert "kube-api-access" not in json.dumps(found[1][0]), "no service account's token"
     client.transforms.stop(id)
@@ -121,6 +135,18 @@ def test_what_a_person_sees_of_a_transforms_life(cluster: Cluster, gateway: Host
     wait_until(lambda: not pods(cluster, gateway, "talkative"), GENEROUS_SECONDS, "no pods")
     for kind in ("deploy", "service", "secret"):
         assert not cluster.get(kind, namespace=gateway.namespace, selector=selector)
+
+
+def test_a_function_that_closes_over_50_mb_gets_to_its_pod_by_http_and_nothing_of_it_stands_in_the_pods_spec(
+    cluster: Cluster, gateway: HostGateway
+) -> None:
+    began = time.monotonic()
+    id = gateway.register(with_much_in_it)  # noqa: A001
+    print(f"ready after {time.monotonic() - began:.1f} s")
+    body = gateway.client.get("gcp://shards", "a.tar", transform_id=id)
+    assert body.count(hashlib.sha256(EMBEDDINGS).hexdigest().encode()) == 100
+    assert len(json.dumps(pods(cluster, gateway, "with-much-in-it")[0]["spec"])) < 10_000
+    gateway.client.transforms.delete(id)
 
 
 class OtherGateways:
@@ -232,8 +258,16 @@ async def test_what_nobody_has_registered_any_more_is_removed(
     async def without_the_lost() -> list[TransformRecord]:
         return [record for record in await others.records() if record.id != lost]
 
+    def token() -> str:
+        (secret,) = cluster.get("secrets", namespace=gateway.namespace, selector="shardgate.io/name=kept-one")
+        return base64.b64decode(secret["data"]["token"]).decode()
+
+    before = token()
     async with others.caretaker(without_the_lost) as caretaker:
+        await asyncio.sleep(1)  # a token's times are whole seconds
         await caretaker.tend()
+        renewed = jwt.decode(token(), options={"verify_signature": False})
+        assert renewed["exp"] > jwt.decode(before, options={"verify_signature": False})["exp"]
         assert deployments(cluster, gateway, "lost-one"), "too young: it may be about to be registered"
         await caretaker.tend(young_seconds=0)
     assert not deployments(cluster, gateway, "lost-one")

@@ -97,6 +97,29 @@ def test_what_an_image_lacks_is_installed_once_and_every_pod_has_it(
     assert cluster.get("jobs", namespace=gateway.namespace) == []
 
 
+def test_an_upgrade_installs_what_the_new_image_lacks_before_it_rolls(cluster: Cluster, gateway: HostGateway) -> None:
+    """What an image has decides what an environment holds, so other words about it are as good as another image."""
+    id = register(gateway, answer, "probe-answer==1.0", "probe-number==1")  # noqa: A001
+    gateway.client.transforms.start(id)
+    whole = get(gateway, transform_id=id).data
+    selector = f"{COMPONENT},shardgate.io/transform={id}"
+    (before,) = cluster.get("pods", namespace=gateway.namespace, selector=selector)
+
+    def rolled() -> bool:
+        names = [pod["metadata"]["name"] for pod in cluster.get("pods", namespace=gateway.namespace, selector=selector)]
+        return len(names) == 1 and names != [before["metadata"]["name"]]
+
+    (image,) = json.loads(gateway.settings["kubernetes.images"])
+    gateway.stop()
+    gateway.settings["kubernetes.images"] = json.dumps([{**image, "provides": ["probe-number"]}])
+    gateway.start()
+    seconds = wait_until(rolled, 120, "the new pod alone")
+    print(f"\nrolled {seconds:.1f} s after the gateway was back")
+    assert get(gateway, transform_id=id).data == whole
+    assert gateway.client.transforms.show(id)["state"] == "ready"
+    gateway.client.transforms.delete(id)
+
+
 def test_a_requirement_that_does_not_exist_fails_the_start_in_the_words_of_pip(gateway: HostGateway) -> None:
     began = time.monotonic()
     wrong = register(gateway, answer, "no-such-thing==1.0")
