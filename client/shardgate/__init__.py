@@ -6,8 +6,8 @@
     'http://127.0.0.1:51080/v1/objects/sharded-imagenet/imagenet-train-000000.tar?provider=gcp'
 
 What needs more than the base installation (plots, webdataset, the gateway) is imported when it is first used. So are
-the client and what pickles: gateway and runtime import this package for its contract alone. An ETL pod would wait for
-urllib3 as long as for all of the rest but numpy, and the gateway never loads cloudpickle.
+the client and what pickles: gateway and runtime import this package for its contract alone, so an ETL pod that starts
+does not wait for urllib3, and the gateway never loads cloudpickle.
 """
 
 from __future__ import annotations
