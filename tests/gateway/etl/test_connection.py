@@ -124,6 +124,62 @@ async def test_data_frames_work_the_same_and_may_be_large(worker: Worker) -> Non
     connection.close()
 
 
+@pytest.fixture
+def remote_worker() -> Iterator[Worker]:
+    """One that is reached by TCP, and has no memory to share."""
+    worker = Worker()
+    for end in (worker.gateway, worker.sock):
+        end.close()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        worker.sock = socket.create_connection(listener.getsockname(), timeout=5)
+        worker.gateway, _ = listener.accept()
+    worker.gateway.setblocking(False)
+    yield worker
+    worker.close()
+
+
+async def connected_by_tcp(worker: Worker) -> StreamConnection:
+    worker.send(FrameType.HELLO, wire.Hello(worker="w0").pack())
+    connection = StreamConnection(worker.gateway, 5)
+    await connection.start(JOB, None)
+    await asyncio.to_thread(worker.read)
+    return connection
+
+
+async def test_large_and_small_frames_that_trickle_in_by_tcp_arrive_as_they_come(remote_worker: Worker) -> None:
+    connection = await connected_by_tcp(remote_worker)
+    bodies = [os.urandom(600_000), b"small", os.urandom(300_000), b""]
+
+    async def trickle() -> None:
+        for body in bodies:
+            frame = wire.pack_frame(FrameType.DATA, wire.CHECKPOINT.pack(*AT) + body)
+            for start in range(0, len(frame), 50_000):
+                await asyncio.to_thread(remote_worker.sock.sendall, frame[start : start + 50_000])
+                await asyncio.sleep(0.001)
+
+    sending = asyncio.create_task(trickle())
+    for body in bodies:
+        chunk = await connection.receive()
+        assert isinstance(chunk, Chunk)
+        assert chunk.data == body
+        await connection.consumed(len(body))
+    await sending
+    connection.close()
+
+
+async def test_a_frame_that_breaks_off_by_tcp_is_a_lost_worker_at_once(remote_worker: Worker) -> None:
+    connection = await connected_by_tcp(remote_worker)
+    frame = wire.pack_frame(FrameType.DATA, wire.CHECKPOINT.pack(*AT) + bytes(600_000))
+    remote_worker.sock.sendall(frame[:1000])
+    receiving = asyncio.create_task(connection.receive())
+    await asyncio.sleep(0.05)
+    remote_worker.sock.close()
+    async with asyncio.timeout(2):
+        with pytest.raises(WorkerLost, match="without END"):
+            await receiving
+    connection.close()
+
+
 async def test_what_is_handed_out_stays_as_it_is_after_close(worker: Worker) -> None:
     connection = await connected(worker)
     data = os.urandom(300_001)
