@@ -68,8 +68,10 @@ class Clock:
     def __init__(self) -> None:
         self._began = time.monotonic()
 
-    def lap(self, what: str) -> None:
-        print(f"{what} after {time.monotonic() - self._began:.1f} s")
+    def lap(self, what: str) -> float:
+        seconds = time.monotonic() - self._began
+        print(f"{what} after {seconds:.1f} s")
+        return seconds
 
 
 class Lab:
@@ -216,7 +218,8 @@ class Lab:
     async def _set_ready(self, pod: str, status: str) -> None:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         kinds = ("Ready", "ContainersReady")
-        conditions = [{"type": kind, "status": status, "lastTransitionTime": now} for kind in kinds]
+        condition = {"status": status, "reason": "Tested", "lastTransitionTime": now}
+        conditions = [{"type": kind, **condition} for kind in kinds]
         path = f"{POD.path(self.api.namespace, pod)}/status"
         await self.api.request("PATCH", path, body={"status": {"conditions": conditions}}, content_type=MERGE_PATCH)
 
