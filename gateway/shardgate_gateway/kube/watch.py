@@ -5,9 +5,9 @@ must go on knowing when the API server restarts, when a connection is dropped, o
 
 Idea (client-go calls it a reflector): list once, then watch from that list's resource version. Every event moves the
 version on, and so do bookmarks, which the server sends when nothing happens. A watch that ends, for whatever reason, is
-begun again from the last version; only when the server does not take that version (410 Gone, or 504 where etcd was
-restored) is everything listed again, and compared, so that what was deleted meanwhile is noticed. Whoever reads
-`items` reads memory and is never kept waiting; while the API server is away it reads what was true last.
+begun again from the last version; only when the server does not take that version (410 Gone most of all) is everything
+listed again, and compared, so that what was deleted meanwhile is noticed. Whoever reads `items` reads memory and is
+never kept waiting; while the API server is away it reads what was true last.
 
 What can go wrong: a connection that is dead but open. TCP keepalive finds it where the machine is gone (`client.py`),
 and where the server hangs the limit on silence does, which is longer than the time between two bookmarks. Memory is
@@ -136,10 +136,7 @@ class Reflector:
                 cause = "gone" if error.status == GONE else "failed"
                 self._version = self._version if error.status in AWAY else ""
                 log.info("watching %s: %s", self._kind.plural, error.message)
-            except (
-                ValueError,
-                KeyError,
-            ) as error:  # half a line, one without end, or nothing that Kubernetes would say
+            except (ValueError, KeyError) as error:  # half a line, one without end, or what is no event
                 cause = "broken"
                 log.warning("watching %s: %s", self._kind.plural, error)
             if cause != "ended" or asyncio.get_running_loop().time() - began < BACKOFF_SECONDS:
