@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import io
 import json
+import linecache
 import os
 import re
 import sys
@@ -59,35 +60,42 @@ def run(text: str, endpoint: str) -> dict[str, Any]:
     names: dict[str, Any] = {"__name__": "__main__"}
     seconds = []
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        for block in code_blocks(text, endpoint):
+        for number, block in enumerate(code_blocks(text, endpoint)):
+            cell = f"<cell {number}>"
+            linecache.cache[cell] = (len(block), None, block.splitlines(keepends=True), cell)  # as notebooks do
             began = time.monotonic()
-            exec(compile(block, NAME, "exec"), names)
+            exec(compile(block, cell, "exec"), names)
             if "= WDTransform(" in block:
                 seconds.append(time.monotonic() - began)
     return names | {"printed": printed.getvalue(), "init_seconds": seconds}
 
 
 def report(names: dict[str, Any]) -> dict[str, Any]:
-    """What the document's loaders yield, and the SHA-256 of all that its transforms make of whole shards."""
+    """What the document's loaders yield, and what its transforms make of whole shards."""
     images, _ = next(iter(names["etl_loader"]))
-    train, val = names["train_etl"].uuid, names["val_etl"].uuid
-
-    def digest(key: str, transform: str, **randomness: int) -> str:
-        return hashlib.sha256(names["client"].get(BUCKET, key, transform_id=transform, **randomness)).hexdigest()
-
+    ids = [names["train_etl"].uuid, names["val_etl"].uuid]
     return {
         "printed": names["printed"],
         "init_seconds": names["init_seconds"],
-        "ids": [train, val],
+        "ids": ids,
         "batch": [*images.shape[1:], str(images.dtype)],
         "samples": {
             loader: sum(len(images) for images, _ in names[loader]) for loader in ("loader", "etl_loader", "val_loader")
         },
-        "digests": {
-            "train": digest(TRAIN, train),
-            "train, later": digest(TRAIN, train, **LATER),
-            **{f"val {number}": digest(VAL.format(number), val) for number in range(VAL_SHARDS)},
-        },
+        "digests": digests(names["client"], *ids),
+    }
+
+
+def digests(client: Any, train: str, val: str) -> dict[str, str]:
+    """SHA-256 of each shard as these transforms make it."""
+
+    def digest(key: str, transform: str, **randomness: int) -> str:
+        return hashlib.sha256(client.get(BUCKET, key, transform_id=transform, **randomness)).hexdigest()
+
+    return {
+        "train": digest(TRAIN, train),
+        "train, later": digest(TRAIN, train, **LATER),
+        **{f"val {number}": digest(VAL.format(number), val) for number in range(VAL_SHARDS)},
     }
 
 
