@@ -145,6 +145,8 @@ class Cluster:
         unique = f"{name}-{uuid.uuid4().hex[:6]}"
         self.kubectl("create", "namespace", unique)
         self.kubectl("label", "namespace", unique, labels)
+        account = ("get", "serviceaccount", "default", "--ignore-not-found", "--output", "name")
+        wait_until(lambda: bool(self.kubectl(*account, namespace=unique)), 60, "the namespace to take pods")
         try:
             yield unique
         finally:

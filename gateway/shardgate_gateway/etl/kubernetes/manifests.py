@@ -208,6 +208,7 @@ class Manifests:
                     "topologyKey": key,
                     "whenUnsatisfiable": "ScheduleAnyway",
                     "labelSelector": {"matchLabels": self._selector(record.id)},
+                    "matchLabelKeys": ["pod-template-hash"],  # the pods that a rollout ends are not in the way
                 }
                 for key in ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
             ],
