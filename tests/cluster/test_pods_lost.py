@@ -64,7 +64,8 @@ class Lab:
         def nodes() -> set[str]:
             return {pod["spec"]["nodeName"] for pod in self.pods()}
 
-        if self.until_ready() and len(nodes()) < 2:
+        self.until_ready()
+        if len(nodes()) < 2:
             name = self.pods()[0]["metadata"]["name"]
             self.cluster.kubectl("delete", "pod", name, "--wait=false", namespace=self.namespace)
         wait_until(lambda: len(nodes()) == 2, 120, "its pods on two nodes")
