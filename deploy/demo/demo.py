@@ -142,7 +142,7 @@ def down(console: Console) -> None:
         console.print("the cluster is gone")
     else:
         cluster.run("kubectl", "delete", "namespace", NAMESPACE, "--ignore-not-found")
-        console.print(f"namespace {NAMESPACE} is gone; the cluster runs on, because the demo did not start it")
+        console.print(f"namespace {NAMESPACE} is gone; the cluster was there before, and stays")
     OURS.unlink(missing_ok=True)
 
 
