@@ -20,7 +20,7 @@ cluster-up:                       ## a Kubernetes of two nodes on this machine; 
 	tests/cluster/k8s/cluster up 2
 
 test-cluster: $(VENV)/.installed servers  ## the tests on a real cluster, which is started if there is none
-	SHARDGATE_REQUIRE_CLUSTER=1 $(PYTEST) -m "cluster and not slow" tests/cluster
+	SHARDGATE_REQUIRE_CLUSTER=1 $(PYTEST) -s -m "cluster and not slow" tests/cluster
 
 test-cluster-slow: $(VENV)/.installed servers  ## those that need ten thousand pods, or gigabytes
 	SHARDGATE_REQUIRE_CLUSTER=1 $(PYTEST) -s -m "cluster and slow" tests/cluster
