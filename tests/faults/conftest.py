@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 PATIENCE = {
     "upstream.backoff_seconds": 0.02,
     "upstream.attempts": 4,
-    "upstream.progress_timeout": 1,
+    "upstream.progress_timeout": 2,
     "serve.drain_seconds": 1,
     "etl.workers": 2,
 }
