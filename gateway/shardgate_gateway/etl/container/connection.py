@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from contextlib import suppress
 from dataclasses import asdict, replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -41,6 +40,8 @@ if TYPE_CHECKING:
 
 COMPLAINT_BYTES = 8 << 10
 COMPLAINT_LINES = 12
+LOOP_TURNS = 4
+"""To see that a socket can be read, to read it, to wake who waits for the answer, and to have it looked at."""
 LATER = (
     HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.BAD_GATEWAY,
@@ -147,6 +148,9 @@ class ContainerConnection(WorkerConnection):
             yield data
             if self._limit is not None:
                 self._limit.reschedule(self._deadline())
+            await _listen()
+            if self._response is not None and self._response.status != HTTPStatus.OK:
+                return
 
     async def _progressing(self, work: Awaitable[T]) -> T:
         """Wait for it as long as bytes move."""
@@ -175,10 +179,20 @@ class ContainerConnection(WorkerConnection):
         return self._told(wire.Failure("sample_failed", message, hint, key=self._job.key))
 
     async def _complaint(self, response: aiohttp.ClientResponse) -> str:
-        """What it says. A container that closes before it took the whole object may lose its words by that."""
+        """What it says.
+
+        Raises:
+            WorkerLost: It closed before it took the whole object, and its words were lost by that. Another try may
+                hear them.
+        """
         text = b""
-        with suppress(OSError, aiohttp.ClientError):
+        try:
             text = await self._progressing(response.content.read(COMPLAINT_BYTES))
+        except TimeoutError:
+            pass  # then its status is all that is known
+        except (OSError, aiohttp.ClientError) as error:
+            self._lost = True
+            raise WorkerLost(f"the container answered {response.status}, and broke off before it said why") from error
         return "\n".join(text.decode(errors="replace").strip().splitlines()[:COMPLAINT_LINES])
 
     def _broken(self, error: Exception) -> wire.Failure:
@@ -202,6 +216,16 @@ class ContainerConnection(WorkerConnection):
     def _stats_now(self) -> wire.Stats:
         self._stats.function_seconds = time.monotonic() - self._began
         return self._stats
+
+
+async def _listen() -> None:
+    """Let the loop take what came in before more is sent.
+
+    A container that refuses an object closes without having read the rest. The next write then fails, and asyncio drops
+    a connection whose write fails together with the answer that lies there unread.
+    """
+    for _ in range(LOOP_TURNS):
+        await asyncio.sleep(0)
 
 
 def _headers(job: wire.Job) -> dict[str, str]:
