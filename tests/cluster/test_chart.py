@@ -158,10 +158,7 @@ def test_every_gateway_says_the_same_about_everything(release: Release, transfor
             told[0] == told[1] and told[0]["stats"]["samples_out"] >= SAMPLES and told[0]["shown"]["state"] == "ready"
         )
 
-    try:
-        wait_until(agree, 120, "both gateways to say the same of a transform that is ready")
-    finally:
-        print(told)
+    wait_until(agree, 120, "both gateways to say the same of a transform that is ready")
     said = told[0]
     assert [record["id"] for record in said["transforms"]] == [transform.uuid]
     assert SHARD in said["objects"]
