@@ -104,9 +104,11 @@ def _delete(cluster: Cluster, pod: dict[str, Any]) -> Iterator[None]:
 
 
 @contextmanager
-def _kill(_cluster: Cluster, pod: dict[str, Any]) -> Iterator[None]:
+def _kill(cluster: Cluster, pod: dict[str, Any]) -> Iterator[None]:
     kill_pod(pod["metadata"]["uid"])
     yield
+    with _delete(cluster, pod):  # the back-off of a container that died often would outlast the next turn's patience
+        pass
 
 
 def _lose_node(cluster: Cluster, pod: dict[str, Any]) -> AbstractContextManager[None]:

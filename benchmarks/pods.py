@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 LINE = '{.metadata.name}|{.spec.nodeName}|{.status}{"\\n"}'
 """What is noted of a change, as a kubectl jsonpath."""
+CONNECT_SECONDS = 1.0
+"""For kubectl to ask and be answered: it does not say when, and some states last a tenth of that."""
 
 
 @dataclass
@@ -56,6 +58,7 @@ def watching(cluster: Cluster, namespace: str, kind: str, selector: str) -> Iter
     ) as process:
         reader = threading.Thread(target=_note, args=(process, seen), daemon=True)
         reader.start()
+        time.sleep(CONNECT_SECONDS)
         try:
             yield seen
         finally:

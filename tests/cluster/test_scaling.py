@@ -33,6 +33,11 @@ def unhurried(sample: dict[str, Any]) -> dict[str, Any]:
     return sample
 
 
+def unrushed(sample: dict[str, Any]) -> dict[str, Any]:
+    time.sleep(0.05)
+    return sample
+
+
 def elastic(sample: dict[str, Any]) -> dict[str, Any]:
     time.sleep(0.05)
     return sample
@@ -77,9 +82,13 @@ def at_once(url: str, count: int) -> list[tuple[int, str, float]]:
     return answers
 
 
+def deployment(cluster: Cluster, gateway: HostGateway) -> dict[str, Any]:
+    (found,) = cluster.get("deployments", namespace=gateway.namespace, selector=ELASTIC)
+    return found
+
+
 def replicas(cluster: Cluster, gateway: HostGateway) -> int:
-    (deployment,) = cluster.get("deployments", namespace=gateway.namespace, selector=ELASTIC)
-    return int(deployment["spec"]["replicas"])
+    return int(deployment(cluster, gateway)["spec"]["replicas"])
 
 
 def test_many_readers_share_few_workers_and_only_those_beyond_the_bound_are_sent_away(gateway: HostGateway) -> None:
@@ -94,6 +103,14 @@ def test_many_readers_share_few_workers_and_only_those_beyond_the_bound_are_sent
     assert all(int(after) >= 1 for after in refused)
     assert 1 <= len(refused) <= WAITING, "two are at work, ten wait"
     assert [digest for status, digest, _ in answers if status != 503] == [alone[1]] * (2 * WAITING - len(refused))
+
+
+def test_no_more_than_the_bound_wait_for_the_first_pod_either(gateway: HostGateway) -> None:
+    transform = gateway.register(unrushed, workers=2, replicas=1, start=False)
+    url = gateway.object_url("a.tar", transform_id=transform)
+    answers = at_once(url, 2 * WAITING)
+    assert Counter(status for status, _, _ in answers) == {200: WAITING, 503: WAITING}
+    assert len({digest for status, digest, _ in answers if status == 200}) == 1
 
 
 def test_pods_follow_readers_up_and_down_to_nothing_and_come_back(cluster: Cluster, gateway: HostGateway) -> None:
@@ -121,6 +138,9 @@ def test_pods_follow_readers_up_and_down_to_nothing_and_come_back(cluster: Clust
     print(f"three pods after {up:.1f} s, one {down:.1f} s after the last read, none {nothing:.1f} s later")
     wait_until(lambda: gateway.client.transforms.show(transform)["state"] == "idle", 30, "it to be idle")
     wait_until(lambda: not cluster.get("pods", namespace=gateway.namespace, selector=ELASTIC), 90, "pods to end")
+    changes = deployment(cluster, gateway)["metadata"]["generation"]
     status, digest, seconds = read(url)
     print(f"from no pod to the first byte: {seconds:.2f} s")
     assert (status, digest) == (200, body)
+    changes = deployment(cluster, gateway)["metadata"]["generation"] - changes
+    assert changes == 1, "it is woken, and nobody takes it for idle while it starts"

@@ -88,6 +88,7 @@ class Runner(ABC):
         Raises:
             TransformStartError: It can't start; the message is what the runtime said.
             Conflict: Somebody stopped it.
+            Busy: Too many requests wait for it already.
         """
 
     @abstractmethod

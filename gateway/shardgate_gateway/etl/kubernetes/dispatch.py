@@ -118,6 +118,18 @@ class Dispatcher:
         return 0.0 if self.demand else time.monotonic() - self._used_at
 
     @contextmanager
+    def wanted(self) -> Iterator[None]:
+        """Count as demand: as one that waits."""
+        self._waiting += 1
+        metrics.ETL_WAITING.inc()
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            metrics.ETL_WAITING.dec()
+            self._used_at = time.monotonic()
+
+    @contextmanager
     def waiting(self) -> Iterator[None]:
         """Count as one that waits: for a worker, or for pods to start.
 
@@ -130,14 +142,8 @@ class Dispatcher:
                 hint="raise the transform's max_replicas or workers, or etl.max_waiting",
                 retry_after=BUSY_SECONDS,
             )
-        self._waiting += 1
-        metrics.ETL_WAITING.inc()
-        try:
+        with self.wanted():
             yield
-        finally:
-            self._waiting -= 1
-            metrics.ETL_WAITING.dec()
-            self._used_at = time.monotonic()
 
     def update(self, endpoints: Iterable[Endpoint]) -> None:
         """Take the pods that are ready now."""

@@ -81,15 +81,18 @@ class Fleet:
 
     def targets(self) -> Iterator[Target]:
         """The Deployments that follow demand: not those that somebody stopped, or that can't start (yet)."""
+        now = datetime.now(UTC)
         for deployment in self._view.deployments.items.values():
             notes = annotations_of(deployment)
             if names.ANNOTATION_ID not in notes or notes.keys() & _NOT_FOLLOWING:
                 continue
+            since = notes.get(names.ANNOTATION_AWAKE) or deployment["metadata"]["creationTimestamp"]
             yield Target(
                 notes[names.ANNOTATION_ID],
                 name_of(deployment),
                 deployment["spec"]["replicas"],
                 deployment["metadata"]["resourceVersion"],
+                (now - datetime.fromisoformat(since)).total_seconds(),
                 self._bounds(deployment),
             )
 

@@ -36,6 +36,8 @@ ANNOTATION_INSTALLING = "shardgate.io/installing"
 """JSON `{"what", "until"}`: there are no pods yet, for what they need is being installed; believed until then."""
 ANNOTATION_IDLE = "shardgate.io/idle"
 """When it was scaled to zero because nobody asked, in ISO 8601."""
+ANNOTATION_AWAKE = "shardgate.io/awake"
+"""When it was last woken from zero, in ISO 8601: idle it can only have been since then."""
 
 
 def object_name(instance: str, transform_id: str) -> str:

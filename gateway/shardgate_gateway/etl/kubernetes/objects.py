@@ -111,7 +111,7 @@ class Objects:
         await self._api.apply((await self.manifests()).secret(record.id, token))
 
     async def wake(self, deployment: Object, replicas: int) -> bool:
-        return await self._change(deployment, max(1, replicas), _AWAKE)
+        return await self._change(deployment, max(1, replicas), _AWAKE | {names.ANNOTATION_AWAKE: _now()})
 
     async def park(self, deployment: Object, failure: Failure) -> bool:
         """Take the pods of a start down that can't succeed, and remember why."""

@@ -103,10 +103,12 @@ class KubernetesRunner(Runner):
         if self._stopped(record.id):
             raise _was_stopped(record.id)
         if not self._ready(record.id):
-            await self._started(record, by_hand=False)
+            with self._fleet.dispatcher(record.id).waiting():  # what waits for its start is not idle
+                await self._started(record, by_hand=False)
 
     async def start(self, record: TransformRecord) -> None:
-        await self._started(record, by_hand=True)
+        with self._fleet.dispatcher(record.id).wanted():
+            await self._started(record, by_hand=True)
 
     async def connect(self, record: TransformRecord, job: wire.Job, input: FileSpan | None) -> WorkerConnection:  # noqa: A002
         dispatcher = self._fleet.dispatcher(record.id)
@@ -117,8 +119,7 @@ class KubernetesRunner(Runner):
                     return await dispatcher.connect(lambda place: self._open_container(place, record, job, input))
                 return await dispatcher.connect(lambda place: open_job(place, job, timeout))
             except NoPods:
-                with dispatcher.waiting():
-                    await self.ensure(record)
+                await self.ensure(record)
 
     def demands(self) -> Demands:
         """What readers of this process want."""

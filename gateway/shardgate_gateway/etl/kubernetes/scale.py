@@ -5,7 +5,8 @@ for a pod that ends soon is started again; to nothing when nobody asked for `idl
 decided here: whoever needs the first pod starts it, without waiting for the holder of the Lease.
 
 **What can go wrong.** A gateway does not tell its demand (it hangs, it is cut off): then nobody is sent away for what
-the others see, but more pods may come. A new holder of the Lease knows no past: it waits until it has one. Somebody
+the others see, but more pods may come. A new holder of the Lease knows no past: it waits until it has one. A transform
+was woken, and the gateways have yet to tell for whom: it can't have been idle for longer than it is awake. Somebody
 stops the transform between reading and writing: the write is conditional on the version that was read, and is dropped.
 """
 
@@ -60,12 +61,18 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A Deployment to be scaled. `version` is the one that was read."""
+    """A Deployment to be scaled.
+
+    Attributes:
+        version: The one that was read.
+        awake_seconds: Since it was made, or woken from zero.
+    """
 
     transform_id: str
     name: str
     replicas: int
     version: str
+    awake_seconds: float
     bounds: Bounds
 
 
@@ -144,7 +151,8 @@ class Scaler:
         past = self._past[target.transform_id]
         demand = demands.get(target.transform_id) or Demand(0, now - past.since)
         past.add(now, demand.jobs, target.bounds.calm_seconds)
-        wanted = decide(past.seen, demand.idle_seconds, target.replicas, target.bounds)
+        idle_seconds = min(demand.idle_seconds, target.awake_seconds)
+        wanted = decide(past.seen, idle_seconds, target.replicas, target.bounds)
         if wanted == target.replicas or (wanted < target.replicas and not complete):
             return
         log.info("%s: %d pods instead of %d for %d jobs", target.name, wanted, target.replicas, demand.jobs)

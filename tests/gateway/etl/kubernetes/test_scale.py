@@ -99,13 +99,14 @@ class Board:
 
     def __init__(self, replicas: int = 1) -> None:
         self.replicas = replicas
+        self.awake_seconds = IDLE
         self.demands: Demands = {"t-1": Demand(0, 0.0)}
         self.complete = True
         self.fails = False
         self.scaler = Scaler(self._targets, self._read, self._scale)
 
     def _targets(self) -> list[Target]:
-        return [Target("t-1", "etl-t-1", self.replicas, "7", BOUNDS)]
+        return [Target("t-1", "etl-t-1", self.replicas, "7", self.awake_seconds, BOUNDS)]
 
     async def _read(self) -> tuple[Demands, bool]:
         return self.demands, self.complete
@@ -148,6 +149,16 @@ async def test_a_transform_that_no_gateway_knows_counts_as_idle_since_the_scaler
     await board.scaler.look(BOUNDS.idle_seconds - 1)
     assert board.replicas == 1
     await board.scaler.look(BOUNDS.idle_seconds)
+    assert board.replicas == 0
+
+
+async def test_a_transform_that_was_just_woken_is_not_idle_whatever_the_gateways_remember() -> None:
+    board = Board()
+    board.demands, board.awake_seconds = {"t-1": Demand(0, IDLE)}, BOUNDS.idle_seconds - 1
+    await board.scaler.look(0.0)
+    assert board.replicas == 1
+    board.awake_seconds = BOUNDS.idle_seconds
+    await board.scaler.look(1.0)
     assert board.replicas == 0
 
 
