@@ -135,12 +135,20 @@ def _problem_of_probes(container: Object, pod: Object, events: Sequence[Object])
         return None
     message = f"it runs and does not answer: {event['message']}"
     if container.get("started"):
-        return Problem(message, "its log may tell why", heals=True, since=unready_since(pod))
+        if event["message"].startswith("Startup"):
+            return None  # it has answered since, and is asked whether it is ready next
+        return Problem(message, "its log may tell why", heals=True, since=_silent_since(container, pod, event))
     answered = "statuscode" in event["message"]
     about_to = _is_ours(pod) or event.get("count", 1) < REFUSALS
     if "statuscode: 503" in event["message"] or (about_to and not answered):
         return None
     return Problem(message, "is it slow to start, or are its port and its health path others? see its log", heals=True)
+
+
+def _silent_since(container: Object, pod: Object, event: Object) -> datetime | None:
+    """Not before this run began, whatever the pod waited for until then: its image, for one, may take minutes."""
+    times = (container["state"]["running"].get("startedAt"), event.get("firstTimestamp"))
+    return max((time for time in (unready_since(pod), *map(time_of, times)) if time), default=None)
 
 
 def _is_ours(pod: Object) -> bool:
@@ -241,6 +249,8 @@ def _own_words(said: str) -> tuple[str, str] | None:
 
 
 def _problem_of_mounts(pod: Object, events: Sequence[Object]) -> Problem | None:
+    if condition_of(pod, "PodReadyToStartContainers").get("status") == "True":
+        return None  # all is there, and what takes time now is the image
     for event in reversed(events):
         if event.get("reason") in {"FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox"}:
             if any("running" in container["state"] for container in containers_of(pod)):

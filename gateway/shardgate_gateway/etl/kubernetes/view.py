@@ -144,7 +144,7 @@ def _of_pod(obj: Object) -> Object:
     status["conditions"] = [
         _only(condition, *kept)
         for condition in (obj.get("status") or {}).get("conditions") or ()
-        if condition["type"] in {"PodScheduled", "Ready"}
+        if condition["type"] in {"PodScheduled", "PodReadyToStartContainers", "Ready"}
     ]
     containers = [_only(container, "name", "command", "resources") for container in obj["spec"]["containers"]]
     return {"spec": _only(obj["spec"], "nodeName") | {"containers": containers}, "status": status}
@@ -171,6 +171,7 @@ def _event(obj: Object) -> Object:
         "reason": obj.get("reason", ""),
         "message": obj.get("message", ""),
         "count": obj.get("count") or 1,
+        "firstTimestamp": obj.get("firstTimestamp"),
     }
 
 

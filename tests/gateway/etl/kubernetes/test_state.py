@@ -296,6 +296,19 @@ def test_readiness_that_is_lost_after_hours_has_only_just_been_lost() -> None:
     assert verdict(silent, now=NOW + timedelta(minutes=1), t_1=said).hopeless
 
 
+def test_a_pod_that_waited_long_for_its_image_is_not_late_when_its_program_begins() -> None:
+    late = NOW + timedelta(minutes=10)
+    began = (late - timedelta(seconds=5)).isoformat()
+    about_to = pod(container={"state": {"running": {"startedAt": began}}, "ready": False, "started": True})
+    starting = {"reason": "Unhealthy", "message": "Startup probe failed: HTTP probe failed with statuscode: 503"}
+    judged = verdict(about_to, now=late, t_1=[starting])
+    assert (judged.status.state, judged.hopeless) == ("starting", False)
+    assert "does not answer" not in judged.status.message, "it has answered since"
+    silent = starting | {"message": "Readiness probe failed: timeout", "firstTimestamp": THEN}
+    assert not verdict(about_to, now=late, t_1=[silent]).hopeless
+    assert verdict(about_to, now=late + timedelta(minutes=1), t_1=[silent]).hopeless
+
+
 def test_a_node_that_does_not_answer_is_told() -> None:
     lost = verdict(pod(container=RUNNING))
     assert lost.status.message == "its node does not answer"
@@ -328,6 +341,9 @@ def test_a_volume_that_does_not_come_is_told() -> None:
     assert 'secret "t" not found' in judged.status.message
     assert judged.status.state == "starting"
     assert verdict(pod(container=LOADING), t_1=said).status.hint == "", "it came after all"
+    prepared = {"type": "PodReadyToStartContainers", "status": "True"}
+    pulling = pod(container=waiting("ContainerCreating"), conditions=[prepared])
+    assert "image is being pulled" in verdict(pulling, now=NOW + timedelta(hours=1), t_1=said).status.message
 
 
 def test_the_past_does_not_count() -> None:
