@@ -48,16 +48,10 @@ def test_every_benchmark_runs_and_says_what_it_measured(name: str) -> None:
         assert row.group == name
         assert math.isfinite(row.value)
         assert row.low <= row.value <= row.high
+        assert row.value > 0 or name != "epochs", "both sides do work"
         assert row.what in output.getvalue()
     assert as_markdown(rows).count("\n") == len(rows) + 1
     assert [row["what"] for row in json.loads(as_json(rows, {}))["rows"]] == [row.what for row in rows]
-
-
-def test_ratios_of_work_that_both_sides_do_are_positive() -> None:
-    output = io.StringIO()
-    rows, complete = run({"epochs": BENCHMARKS["epochs"]}, TINY, Console(file=output))
-    assert complete, output.getvalue()
-    assert all(row.value > 0 for row in rows)
 
 
 def test_a_benchmark_that_fails_is_reported_and_the_others_go_on() -> None:
