@@ -17,7 +17,7 @@ from chart import CHART, HELM, ROOT, value_flags
 from cluster_images import image
 from servers_install import require
 
-from cluster import wait_until
+from cluster import ready, wait_until
 from shardgate import Client
 from shardgate.errors import ShardgateError
 
@@ -138,9 +138,19 @@ def helm(cluster: Cluster, namespace: str, *arguments: str | Path, seconds: floa
         check=False,
     )
     if done.returncode:
-        pods = cluster.kubectl("get", "pods", "--output", "wide", namespace=namespace, check=False)
-        raise AssertionError(f"helm {arguments[0]} failed: {done.stderr or done.stdout}\n{pods}")
+        said = f"helm {arguments[0]} failed: {done.stderr or done.stdout}"
+        raise AssertionError("\n".join([said, *_troubles(cluster, namespace)]))
     return done.stdout
+
+
+def _troubles(cluster: Cluster, namespace: str) -> Iterator[str]:
+    """The pods, what happened to them, and what those that are not ready wrote last."""
+    for kind in ("pods", "events"):
+        yield cluster.kubectl("get", kind, "--output", "wide", namespace=namespace, check=False)
+    for pod in cluster.get("pods", namespace=namespace):
+        if not ready(pod):
+            name = pod["metadata"]["name"]
+            yield name + ":\n" + cluster.kubectl("logs", name, "--tail=40", namespace=namespace, check=False)
 
 
 def _store(name: str) -> str:
