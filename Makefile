@@ -5,7 +5,8 @@ BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 # Tests of real processes beside each other on a small machine can miss their moment. What failed is run once more, alone;
 # what fails then, or anything else that pytest ends with, is the result. The first failure stays in the output.
-AGAIN   = || { [ $$? -eq 1 ] && $(PYTEST) --last-failed --last-failed-no-failures none
+# $(call twice,HOW,WHICH): the second time without HOW, which says how many at a time.
+twice   = $(PYTEST) $(1) $(2) || { [ $$? -eq 1 ] && $(PYTEST) --last-failed --last-failed-no-failures none $(2); }
 
 .PHONY: demo test test-cluster test-cluster-slow cluster-up lint fast format bench servers images images-torch chart cluster-demo cluster-down clean
 
@@ -14,7 +15,7 @@ demo: $(VENV)/.installed          ## the main job, end to end, on real photograp
 
 test: $(VENV)/.installed servers  ## everything: style, types, layers, every test with real stores
 	$(MAKE) --no-print-directory lint
-	$(PYTEST) -n 2 --dist loadgroup -m "not cluster" $(AGAIN) -m "not cluster"; }
+	$(call twice,-n 2 --dist loadgroup,-m "not cluster")
 
 fast: $(VENV)/.installed          ## the tests that take seconds
 	$(PYTEST) -m "not slow and not servers and not cluster" -n 2 --dist loadgroup
@@ -22,12 +23,14 @@ fast: $(VENV)/.installed          ## the tests that take seconds
 cluster-up:                       ## a Kubernetes of two nodes on this machine; `tests/cluster/k8s/cluster down` ends it
 	tests/cluster/k8s/cluster up 2
 
+# No cluster is a failure there and no reason to skip, at every try.
+test-cluster test-cluster-slow: export SHARDGATE_REQUIRE_CLUSTER = 1
+
 test-cluster: $(VENV)/.installed servers  ## the tests on a real cluster, which is started if there is none
-	SHARDGATE_REQUIRE_CLUSTER=1 $(PYTEST) -s -m "cluster and not slow" tests/cluster \
-	$(AGAIN) -s -m "cluster and not slow" tests/cluster; }
+	$(call twice,,-s -m "cluster and not slow" tests/cluster)
 
 test-cluster-slow: $(VENV)/.installed servers  ## those that need ten thousand pods, or gigabytes
-	SHARDGATE_REQUIRE_CLUSTER=1 $(PYTEST) -s -m "cluster and slow" tests/cluster
+	$(PYTEST) -s -m "cluster and slow" tests/cluster
 
 lint: $(VENV)/.installed          ## format, lint, types, layers
 	$(BIN)/ruff format --check .
