@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
+from shardgate_gateway.cache.layout import read_fully
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -47,6 +49,14 @@ class BlockSums:
         if self.position % BLOCK:
             self._close()
         return enumerate(self._sums, self._first)
+
+
+def digest_of(fd: int, offset: int, length: int) -> xxhash.xxh3_128:
+    """Over bytes of a file. Blocks; raises OSError."""
+    digest = xxhash.xxh3_128()
+    for at in range(0, length, BLOCK):
+        digest.update(read_fully(fd, offset + at, min(BLOCK, length - at)))
+    return digest
 
 
 def sums_of(content: bytes) -> array[int]:

@@ -29,6 +29,8 @@ from shardgate_gateway.cache.layout import BODY_OFFSET, Identity, Layout, OpenFi
 if TYPE_CHECKING:
     from array import array
 
+    import xxhash
+
     from shardgate_gateway.cache.node import Node
     from shardgate_gateway.cache.source import Source
     from shardgate_gateway.stores.base import ObjectMeta
@@ -121,14 +123,16 @@ class Draft:
             if not self._reserve(RESERVE_STEP):
                 raise OSError("the cache has no space left")
 
-    def rehash(self, length: int) -> BlockSums:
-        """Checksums of what a filler that died has left."""
+    def rehash(self, length: int, before: xxhash.xxh3_128 | None) -> BlockSums:
+        """Checksums of what a filler that died has left; `before` becomes the digest of it all."""
         sums = BlockSums()
         while sums.position < length:
             data = read_fully(self.file.fd, BODY_OFFSET + sums.position, min(BLOCK, length - sums.position))
             if not data:
                 raise OSError("the body is shorter than its watermark")
             sums.update(data)
+            if before is not None:
+                before.update(data)
         return sums
 
     def publish(self, meta: ObjectMeta, sums: array[int]) -> Identity | None:

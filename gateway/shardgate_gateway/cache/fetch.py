@@ -2,7 +2,8 @@
 
 A stream that breaks is opened again where it broke, with `If-Match`, so that bytes of two versions are never mixed.
 Only failures in a row count: progress resets them, so a body of any length survives any number of resets. A version
-with a weak etag can't be named in a condition; it is opened again only while no byte of it was given out.
+with a weak etag can't be named in a condition; it is opened again only while no byte of it was given out. A source
+that makes its bytes anew each time is told the digest of those that were given out before.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import asyncio
 import random
 from contextlib import aclosing
 from typing import TYPE_CHECKING
+
+import xxhash
 
 from shardgate_gateway.errors import (
     GenerationChanged,
@@ -73,13 +76,18 @@ async def open_current(source: Source, settings: UpstreamSettings, end: int | No
 
 
 async def open_version(
-    source: Source, meta: ObjectMeta, settings: UpstreamSettings, start: int, end: int | None
+    source: Source,
+    meta: ObjectMeta,
+    settings: UpstreamSettings,
+    start: int,
+    end: int | None,
+    before: xxhash.xxh3_128 | None = None,
 ) -> ObjectStream:
-    """Open bytes `[start, end)` of exactly this version; raises as `read_version`."""
+    """Open bytes `[start, end)` of exactly this version; `before` and errors are as in `read_version`."""
     patience = Patience(settings)
     while True:
         try:
-            return await _open(source, meta, start, end)
+            return await _open(source, meta, start, end, before)
         except PASSING as error:
             await patience.failed(error)
 
@@ -92,6 +100,7 @@ async def read_version(
     start: int = 0,
     end: int | None = None,
     stream: ObjectStream | None = None,
+    before: xxhash.xxh3_128 | None = None,
 ) -> AsyncGenerator[bytes | memoryview]:
     """Yield bytes `[start, end)` of exactly this version; ends normally only when all of them came.
 
@@ -102,6 +111,7 @@ async def read_version(
         start: First byte.
         end: One behind the last byte; None is the end of the body.
         stream: An open stream that begins at `start`; it may end before `end`.
+        before: Of a source that is recomputed: over the bytes before `start`, if somebody has them. It is updated.
 
     Raises:
         GenerationChanged: The version is gone.
@@ -109,14 +119,18 @@ async def read_version(
     """
     patience = Patience(settings)
     position, stop = start, meta.size if end is None else end
+    if source.recomputed and not start:
+        before = xxhash.xxh3_128()
     while stop is None or position < stop:
         try:
-            async with aclosing(stream or await _open(source, meta, position, stop)) as opened:
+            async with aclosing(stream or await _open(source, meta, position, stop, before)) as opened:
                 async for chunk in opened.chunks:
                     position += len(chunk)
                     if stop is not None and position > stop:
                         raise UpstreamError(f"{source.label} sent more than the {stop} bytes it was asked for")
                     patience.progress()
+                    if before is not None:
+                        before.update(chunk)
                     yield chunk
             if stop is None:
                 return
@@ -130,9 +144,12 @@ async def read_version(
             await patience.failed(error)
 
 
-async def _open(source: Source, meta: ObjectMeta, start: int, end: int | None) -> ObjectStream:
+async def _open(
+    source: Source, meta: ObjectMeta, start: int, end: int | None, before: xxhash.xxh3_128 | None
+) -> ObjectStream:
+    prefix = before.digest() if before is not None and start else None
     try:
-        stream = await source.open(start=start, end=end, if_match=None if meta.weak else meta.etag)
+        stream = await source.open(start=start, end=end, if_match=None if meta.weak else meta.etag, prefix=prefix)
     except (PreconditionFailed, NotFound, RangeNotSatisfiable) as error:
         raise changed(source) from error
     if stream.meta.etag == meta.etag and stream.start == start:

@@ -19,6 +19,8 @@ from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
+import xxhash
+
 from shardgate_gateway.cache.blocks import BLOCK, BlockSums, block_count
 from shardgate_gateway.cache.control import State
 from shardgate_gateway.cache.fetch import changed, open_current, open_version, read_version
@@ -47,6 +49,8 @@ class Lead:
         self._pieces: list[Piece] = []
         self._front = 0
         """The first piece that is not whole."""
+        self._before: xxhash.xxh3_128 | None = None
+        """Of what a filler that died has left, where the source has to prove that it goes on with the same body."""
         self._begun = asyncio.Event()
         """The first bytes are in the file."""
         self._part = max(1, node.settings.part_bytes // BLOCK) * BLOCK
@@ -112,7 +116,8 @@ class Lead:
         self._node.counters.takeovers += 1
         meta, at = self._record.meta, self._record.watermark
         assert meta is not None
-        sums = await self._node.run(self._draft.rehash, at)
+        self._before = xxhash.xxh3_128() if self._source.recomputed else None
+        sums = await self._node.run(self._draft.rehash, at, self._before)
         if self._record.state is State.COMPLETE or at == meta.size:
             self._pieces = [Piece(at, at, sums)]
             self._fill.announce(meta, self._record.opened_at)
@@ -121,7 +126,7 @@ class Lead:
         if meta.weak and at > 0:
             raise changed(self._source)
         asked_at = time.monotonic()
-        stream = await open_version(self._source, meta, self._node.upstream, at, self._cut(meta, at))
+        stream = await open_version(self._source, meta, self._node.upstream, at, self._cut(meta, at), self._before)
         try:
             self._record.opened_at = asked_at
             self._fill.announce(meta, asked_at)
@@ -171,7 +176,13 @@ class Lead:
         assert meta is not None
         for piece in pieces:
             chunks = read_version(
-                self._source, meta, self._node.upstream, start=piece.start, end=piece.end, stream=stream
+                self._source,
+                meta,
+                self._node.upstream,
+                start=piece.start,
+                end=piece.end,
+                stream=stream,
+                before=self._before,
             )
             try:
                 async with aclosing(chunks):

@@ -90,7 +90,14 @@ class PeerSource(Source):
         self._peer = peer
         self._key = key
 
-    async def open(self, *, start: int = 0, end: int | None = None, if_match: str | None = None) -> ObjectStream:
+    async def open(
+        self,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        if_match: str | None = None,
+        prefix: bytes | None = None,  # noqa: ARG002
+    ) -> ObjectStream:
         try:
             return await self._peer.get(self._key, start=start, end=end, if_match=if_match)
         except UpstreamUnavailable:
@@ -126,7 +133,14 @@ class InheritedSource(Source):
         self._key = key
         self._etag = ""
 
-    async def open(self, *, start: int = 0, end: int | None = None, if_match: str | None = None) -> ObjectStream:
+    async def open(
+        self,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        if_match: str | None = None,
+        prefix: bytes | None = None,  # noqa: ARG002
+    ) -> ObjectStream:
         stream = None
         if if_match in {None, self._etag}:
             with suppress(GatewayError):

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from contextlib import aclosing
 from typing import TYPE_CHECKING, NamedTuple
 
-from shardgate_gateway.cache.blocks import BLOCK
+from shardgate_gateway.cache.blocks import BLOCK, digest_of
 from shardgate_gateway.cache.fetch import read_version
 from shardgate_gateway.cache.layout import BODY_OFFSET
 from shardgate_gateway.cache.members import index_bytes
@@ -20,6 +20,8 @@ from shardgate_gateway.errors import CacheCorrupt, GenerationChanged, LocalStora
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable, Callable
+
+    import xxhash
 
     from shardgate_gateway.cache.fill import Fill
     from shardgate_gateway.cache.hot import Slot
@@ -156,8 +158,10 @@ class EntryReading(Reading):
         if self.meta.weak:  # the store can't tell whether it is the same
             raise gone
         try:
+            assert self._slot.entry is not None
+            before = await _digest_before(self._node, self._source, self._slot.entry.file.fd, start)
             async with aclosing(
-                read_version(self._source, self.meta, self._node.upstream, start=start, end=end)
+                read_version(self._source, self.meta, self._node.upstream, start=start, end=end, before=before)
             ) as chunks:
                 async for chunk in chunks:
                     yield chunk
@@ -218,8 +222,9 @@ class FillReading(Reading):
         if end is None or start < end:
             size = self.meta.size
             stop = size if end is None or size is None else min(end, size)
+            before = await _digest_before(self._node, fill.source, fill.file.fd, start)
             async with aclosing(
-                read_version(fill.source, self.meta, self._node.upstream, start=start, end=stop)
+                read_version(fill.source, self.meta, self._node.upstream, start=start, end=stop, before=before)
             ) as chunks:
                 async for chunk in chunks:
                     yield chunk
@@ -256,6 +261,13 @@ class DirectReading(Reading):
         stream, self._stream = self._stream, None
         if stream is not None:
             self._node.detach(stream.aclose())
+
+
+async def _digest_before(node: Node, source: Source, fd: int, start: int) -> xxhash.xxh3_128 | None:
+    """Of the bytes of the body that lie before `start` in a file of the cache; None where nobody needs it."""
+    if not source.recomputed:
+        return None
+    return await node.run(digest_of, fd, BODY_OFFSET, start)
 
 
 async def as_bytes(parts: AsyncIterable[FileSpan | bytes | memoryview]) -> AsyncGenerator[bytes | memoryview]:

@@ -48,10 +48,18 @@ class Source(ABC):
     freshness: Freshness
     ranged: bool = False
     """Bytes [a, b) cost about b - a bytes, so that a large body may be fetched by several ranges at once."""
+    recomputed: bool = False
+    """Each `open` makes the bytes anew, so its version alone does not promise that they are the same ones."""
 
     @abstractmethod
-    async def open(self, *, start: int = 0, end: int | None = None, if_match: str | None = None) -> ObjectStream:
+    async def open(
+        self, *, start: int = 0, end: int | None = None, if_match: str | None = None, prefix: bytes | None = None
+    ) -> ObjectStream:
         """Open bytes `[start, end)` of the current version; raises as `Store.get`.
+
+        `prefix` is the digest (xxh3_128) of bytes `[0, start)` as a reader or a file has them already. It comes with
+        `start` where a body of a `recomputed` source is continued, and such a source raises GenerationChanged if the
+        bytes that it leaves out have another digest. Others have `if_match` for that.
 
         The chunks stay valid after the iterator went on: who yields from memory that is used again copies first.
         """
@@ -73,7 +81,14 @@ class StoreSource(Source):
         self.label = f"{provider}://{bucket}/{key}"
         self.freshness = freshness
 
-    async def open(self, *, start: int = 0, end: int | None = None, if_match: str | None = None) -> ObjectStream:
+    async def open(
+        self,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        if_match: str | None = None,
+        prefix: bytes | None = None,  # noqa: ARG002
+    ) -> ObjectStream:
         return await self._store.get(self._key, start=start, end=end, if_match=if_match)
 
     async def head(self) -> ObjectMeta:

@@ -134,7 +134,14 @@ class ResultSource(Source):
             reader=self._reader,
         )
 
-    async def open(self, *, start: int = 0, end: int | None = None, if_match: str | None = None) -> ObjectStream:
+    async def open(
+        self,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        if_match: str | None = None,
+        prefix: bytes | None = None,  # noqa: ARG002
+    ) -> ObjectStream:
         """Compute it from byte `start` on.
 
         Raises:
@@ -305,7 +312,14 @@ class _Computed(Source):
             content_type=result.meta.content_type,
         )
 
-    async def open(self, *, start: int = 0, end: int | None = None, if_match: str | None = None) -> ObjectStream:
+    async def open(
+        self,
+        *,
+        start: int = 0,
+        end: int | None = None,
+        if_match: str | None = None,
+        prefix: bytes | None = None,  # noqa: ARG002
+    ) -> ObjectStream:
         if if_match not in {None, self._meta.etag}:
             raise PreconditionFailed(f"{self.label} has the etag {self._meta.etag}, not {if_match}")
         end = len(self._body) if end is None else min(end, len(self._body))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 from cache_lab import UPSTREAM, FolderStore, lab_settings
 from cache_process import CacheProcess
@@ -59,3 +61,11 @@ def entry_files(tmp_path):
 @pytest.fixture
 def fill_files(tmp_path):
     return lambda: list((tmp_path / "cache" / "fills").iterdir())
+
+
+@pytest.fixture
+def file_limit():
+    """Every write beyond so many bytes of a file fails, as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -15,14 +15,6 @@ from shardgate_gateway.cache.space import scan
 from shardgate_gateway.errors import GenerationChanged, UpstreamUnavailable
 
 
-@pytest.fixture
-def file_limit():
-    """Every write beyond so many bytes of a file fails, as it does on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def disk_use(entry_files) -> int:
     return sum(path.stat().st_size for path in entry_files())
 
