@@ -11,6 +11,9 @@ import re
 MAX_TEXT = 4096
 """Characters of a message that are kept: its beginning, where the type and the cause stand."""
 
+_name_of = type.__dict__["__name__"].__get__
+"""The name of a type, also where its metaclass answers `__name__` in its own way."""
+
 _UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _UNSAFE_IN_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -40,4 +43,4 @@ def _text_of(value: object) -> str:
     try:
         return str.__str__(value) if isinstance(value, str) else str.__str__(str(value))
     except BaseException as error:  # noqa: BLE001 (a user's __str__ may raise anything, SystemExit included)
-        return f"<a {type(value).__name__} whose text can't be made: {type(error).__name__}>"
+        return f"<a {_name_of(type(value))} whose text can't be made: {_name_of(type(error))}>"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from urllib3.exceptions import HTTPError
 from shardgate import wire
 from shardgate.errors import BY_CODE, BY_STATUS, GatewayError, GatewayUnreachable, InvalidName
 from shardgate.reach import Reach
+from shardgate.text import safe_line, safe_text
 from shardgate.urls import OBJECTS
 
 if TYPE_CHECKING:
@@ -36,7 +38,11 @@ PROGRESS_SECONDS = 300.0
 DIRECT_SECONDS = 1.0
 """To connect to a gateway that was reached before."""
 MAX_ERROR_BYTES = 1 << 20
-
+"""Of an error answer that are read; a longer one is shown by its beginning."""
+MAX_MESSAGE = 32 << 10
+"""Characters of an error that a reader is shown."""
+_MESSAGE = re.compile(r'"message"\s*:\s*"((?:[^"\\]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*)')
+"""The string of that name, as far as it goes."""
 
 _reaches: dict[str, Reach] = {}
 """By first endpoint: a transport lives as long as one URL is open, the gateways live longer."""
@@ -184,23 +190,41 @@ class Transport:
 
 def error_from(response: BaseHTTPResponse) -> GatewayError:
     """Read an error answer; one that is not ours (of a proxy, of HEAD) is judged by its status."""
-    try:
-        body = json.loads(response.read(MAX_ERROR_BYTES))
-    except (HTTPError, ValueError):
-        body = None
-    said = body if isinstance(body, dict) else {}
-    code = str(said.get("code", ""))
+    said = _problem_in(_beginning_of(response))
+    code = safe_line(said.get("code", ""), 200)
     kind = BY_CODE.get(code) or BY_STATUS.get(response.status, GatewayError)
     retry_after = response.headers.get("Retry-After", "")
-    response.release_conn()
     return kind(
-        str(said.get("message") or f"HTTP status {response.status} {response.reason or ''}".strip()),
-        hint=str(said.get("hint", "")),
+        safe_text(said.get("message") or f"HTTP status {response.status} {response.reason or ''}".strip(), MAX_MESSAGE),
+        hint=safe_text(said.get("hint", ""), MAX_MESSAGE),
         status=response.status,
         code=code,
-        request_id=str(said.get("request_id") or response.headers.get(wire.REQUEST_ID_HEADER, "")),
+        request_id=safe_line(said.get("request_id") or response.headers.get(wire.REQUEST_ID_HEADER, ""), 200),
         retry_after=float(retry_after) if retry_after.isdecimal() else None,
     )
+
+
+def _beginning_of(response: BaseHTTPResponse) -> bytes:
+    """What an error answer says, as far as we read; the connection is kept only if that is all of it."""
+    try:
+        data: bytes = response.read(MAX_ERROR_BYTES)
+        if len(data) < MAX_ERROR_BYTES:
+            response.release_conn()
+            return data
+    except HTTPError:
+        data = b""
+    response.close()
+    return data
+
+
+def _problem_in(body: bytes) -> dict[str, Any]:
+    """The JSON object of an error answer; where it was cut, the beginning of its message."""
+    try:
+        problem = json.loads(body)
+    except (ValueError, RecursionError):
+        found = _MESSAGE.search(body.decode(errors="replace"))
+        return {"message": json.loads(f'"{found[1]}"', strict=False) + "…"} if found else {}
+    return problem if isinstance(problem, dict) else {}
 
 
 def reason(error: BaseException) -> str:

@@ -14,9 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardgate import wire
+from shardgate.text import safe_line, safe_text
 
 MAX_TRACEBACK = 16 << 10
 """Characters of a traceback that are kept: its end, where the cause stands."""
+
+MAX_DESCRIPTION = 2048
+"""Characters of an exception's text in a message, which has to hold the names of sample and shard, too."""
+MAX_TYPE_NAME = 200
+_name_of = type.__dict__["__name__"].__get__
 
 OUR_FOLDER = str(Path(__file__).parent)
 
@@ -79,14 +85,30 @@ def input_unavailable(message: str) -> JobFailed:
 
 
 def describe(error: BaseException) -> str:
-    """One line: type and text."""
-    text = str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    """Type and text; where it has no text, as a bare `assert` has none, the line of code that raised it."""
+    name = type_name(error)
+    if text := safe_text(error, MAX_DESCRIPTION):
+        return f"{name}: {text}"
+    try:
+        line = traceback.extract_tb(error.__traceback__)[-1].line
+    except Exception:  # noqa: BLE001 (no traceback, or a source file that can't be read)
+        line = ""
+    return f"{name} (raised by `{safe_line(line, 200)}`)" if line else name
+
+
+def type_name(value: object) -> str:
+    """The name of a value's type; a metaclass may answer `__name__` in its own way, so it is not asked."""
+    return safe_line(_name_of(type(value)), MAX_TYPE_NAME)
 
 
 def user_traceback(error: BaseException) -> str:
-    """The traceback from the first frame that is not ours."""
+    """The traceback from the first frame that is not ours; its end, and of a long text the beginning."""
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename.startswith(OUR_FOLDER):
         frames = frames.tb_next
-    return "".join(traceback.format_exception(type(error), error, frames))[-MAX_TRACEBACK:]
+    try:
+        parts = traceback.format_exception(type(error), error, frames)
+    except BaseException:  # noqa: BLE001 (user code again: properties and iterators of an exception)
+        parts = [*traceback.format_tb(frames), describe(error)]
+    text = "".join(safe_text(part.rstrip("\n")) + "\n" for part in parts)
+    return text[-MAX_TRACEBACK:]
