@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from urllib3.exceptions import HTTPError
 
 from shardgate.errors import Busy, Conflict, GatewayUnreachable, ObjectChanged, TransferIncomplete, UpstreamFailed
-from shardgate.transport import Transport, reason
+from shardgate.framing import FRAMING_HINT
+from shardgate.transport import Transport, framing_of, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,8 +54,7 @@ class ObjectReader(io.RawIOBase):
         self.position = 0
         self._response = self._first()
         self.headers = self._response.headers
-        length = self.headers.get("Content-Length")
-        self.size = int(length) if length is not None else None
+        self.size = self._length(self._response)
         self.etag = self.headers.get("ETag", "")
 
     def readable(self) -> bool:
@@ -98,6 +98,18 @@ class ObjectReader(io.RawIOBase):
                     raise
                 self._wait(error)
 
+    def _length(self, response: BaseHTTPResponse) -> int | None:
+        """Of the answer's body, None where it is chunked.
+
+        Raises:
+            TransferIncomplete: Only a close would end it.
+        """
+        found = framing_of(response)
+        if found.problem:
+            response.close()
+            raise TransferIncomplete(f"the end of {self._label} can't be known: {found.problem}", hint=FRAMING_HINT)
+        return found.length
+
     def _read_on(self, cause: Exception) -> None:
         """Replace the broken answer by one that begins at `position`."""
         self._response.close()
@@ -127,6 +139,7 @@ class ObjectReader(io.RawIOBase):
         if response.headers.get("ETag") != self.etag:
             response.close()
             raise ObjectChanged(f"{self._label} was overwritten after {self.position} bytes were read")
+        self._length(response)
         if response.status == HTTPStatus.PARTIAL_CONTENT:
             self._check_range(response)
         else:

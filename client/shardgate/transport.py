@@ -22,6 +22,7 @@ from urllib3.exceptions import HTTPError
 
 from shardgate import wire
 from shardgate.errors import BY_CODE, BY_STATUS, GatewayError, GatewayUnreachable, InvalidName
+from shardgate.framing import BODYLESS, FRAMING_HINT, Framing, framing
 from shardgate.reach import Reach
 from shardgate.text import safe_line, safe_text
 from shardgate.urls import OBJECTS
@@ -165,6 +166,9 @@ class Transport:
         """Send, and read the whole answer. Takes the options of `request`."""
         response = self.request(method, target, **options)
         try:
+            if response.status not in BODYLESS and (problem := framing_of(response).problem):
+                response.close()
+                raise GatewayUnreachable(f"the end of an answer can't be known: {problem}", hint=FRAMING_HINT)
             return response.read()
         except HTTPError as error:
             raise GatewayUnreachable(f"the answer of {self.endpoint} broke off: {reason(error)}") from error
@@ -186,6 +190,11 @@ class Transport:
                 ),
             )
         return self._pool
+
+
+def framing_of(response: BaseHTTPResponse) -> Framing:
+    """Where the body of an answer ends."""
+    return framing(response.headers.getlist("Content-Length"), response.headers.getlist("Transfer-Encoding"))
 
 
 def error_from(response: BaseHTTPResponse) -> GatewayError:

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from shardgate_runtime.failures import StartupError, describe
-from shardgate_runtime.http_get import BadRedirect, get, text_of
+from shardgate_runtime.http_get import BadRedirect, framing_of, get, text_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -83,9 +83,13 @@ def _download(what: str, url: str, token: str, target: Path) -> None:
         if response.status in FINAL:
             raise StartupError(f"{what} can't be fetched: {said}", HINTS.get(response.status, ""))
         raise _NotNow(said)
+    size, problem = framing_of(response)
+    if problem:
+        response.close()
+        raise _NotNow(f"the end of {url} can't be known: {problem}")
     part = target.with_name(f"{target.name}.part")
     with response, part.open("wb") as file:
-        count, size = 0, response.length
+        count = 0
         while data := response.read(PART_BYTES):
             count += file.write(data)
     if size is not None and count != size:

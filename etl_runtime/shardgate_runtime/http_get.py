@@ -18,6 +18,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
+from shardgate.framing import Framing, framing
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from urllib.parse import SplitResult
@@ -90,6 +92,12 @@ def text_of(response: http.client.HTTPResponse) -> str:
     with suppress(ValueError, TypeError, KeyError):  # ours are JSON; another server's may be anything
         text = json.loads(text)["message"]
     return text
+
+
+def framing_of(response: http.client.HTTPResponse) -> Framing:
+    """Where the body of an answer ends."""
+    headers = response.headers
+    return framing(headers.get_all("Content-Length", []), headers.get_all("Transfer-Encoding", []))
 
 
 def asks_to_return(response: http.client.HTTPResponse) -> bool:

@@ -17,13 +17,15 @@ from http import HTTPStatus
 
 from shardgate import wire
 from shardgate_runtime.failures import JobFailed, describe, input_unavailable
-from shardgate_runtime.http_get import PROGRESS_TIMEOUT, BadRedirect, asks_to_return, get, text_of
+from shardgate_runtime.http_get import PROGRESS_TIMEOUT, BadRedirect, asks_to_return, framing_of, get, text_of
 
 BUFFER_BYTES = 16 << 10
 """Bytes per read of headers and small members; larger members are read by themselves."""
 SKIP_BYTES = 1 << 20
 STAGE_TIMEOUT = 900.0
 """Seconds without a byte of an earlier stage's result: the gateway watches its worker by shorter limits of its own."""
+MAX_DIGITS = 18
+"""Of a size in a header; Python refuses to convert thousands of them."""
 BACKOFF = (0.1, 0.4, 1.6, 4.0)
 """Seconds before each new connection; progress starts the row anew."""
 
@@ -224,15 +226,20 @@ class HttpInput(Input):
             self.size = total
             return
         expected = HTTPStatus.PARTIAL_CONTENT if self.position else HTTPStatus.OK
-        if self.position and response.headers.get(wire.FROM_HEADER) == str(self.position):
-            return
-        if response.status != expected:
+        rest_of_a_stage = self.position > 0 and response.headers.get(wire.FROM_HEADER) == str(self.position)
+        if response.status != expected and not rest_of_a_stage:
             raise self._refused(response)
+        length, problem = framing_of(response)
+        if problem:
+            raise input_unavailable(f"the end of {self._url} can't be known: {problem}")
+        if rest_of_a_stage:
+            self.size = self.size if length is None else self.position + length
+            return
         if self.position:
             if not response.headers.get("Content-Range", "").startswith(f"bytes {self.position}-"):
                 raise input_unavailable(f"{self._url} answered another range than asked for, from byte {self.position}")
-        elif response.length is not None:
-            total = response.length
+        else:
+            total = length
         if self.size is not None and total is not None and total != self.size:
             raise input_unavailable(f"{self._url} changed its size from {self.size} to {total} bytes")
         self.size = total if total is not None else self.size
@@ -248,4 +255,4 @@ class _TryAgain(Exception):
 
 def _total(content_range: str) -> int | None:
     total = content_range.rpartition("/")[2]
-    return int(total) if total.isascii() and total.isdigit() else None
+    return int(total) if total.isascii() and total.isdigit() and len(total) <= MAX_DIGITS else None

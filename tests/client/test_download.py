@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import warnings
 from typing import TYPE_CHECKING
 
 import pytest
+import raw_answers
 from fake_gateway import FakeGateway, Fault
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from raw_answers import ENDING, ENDLESS, answering
 
-from shardgate import Busy, Client, NotFound, ObjectChanged, TransferIncomplete, download
+from shardgate import Busy, Client, GatewayUnreachable, NotFound, ObjectChanged, TransferIncomplete, download
+from shardgate.wds_opener import open_url
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 BODY = os.urandom(3_000_000)
@@ -143,3 +149,43 @@ def test_wherever_it_breaks_the_bytes_are_the_same(
     gateway.chunked, gateway.ranges = chunked, ranged
     gateway.faults = [Fault(after=after) for after in breaks]
     assert client.get("gcp://b", "k") == BODY
+
+
+@pytest.fixture
+def quiet_sockets() -> Iterator[None]:
+    """urllib3 itself refuses two lengths, and leaves the socket to the garbage collector."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
+        gc.collect()
+
+
+@pytest.mark.usefixtures("quiet_sockets")
+@pytest.mark.parametrize("answer", ENDLESS.values(), ids=ENDLESS)
+def test_a_body_that_only_a_close_ends_is_never_whole(answer: bytes, tmp_path: Path) -> None:
+    with answering(answer) as url, Client(url, timeout=10) as client:
+        with pytest.raises((TransferIncomplete, GatewayUnreachable)):
+            client.get("gcp://b", "k")
+        with pytest.raises((TransferIncomplete, GatewayUnreachable)):
+            client.download("gcp://b", "k", tmp_path / "k")
+        with pytest.raises((TransferIncomplete, GatewayUnreachable)), open_url(f"{url}/a.tar") as reader:
+            reader.read()
+        with pytest.raises(GatewayUnreachable):
+            client.transforms.logs("t")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("answer", ENDING.values(), ids=ENDING)
+def test_a_body_whose_end_is_told_is_read(answer: bytes) -> None:
+    with answering(answer) as url, Client(url, timeout=10) as client:
+        assert client.get("gcp://b", "k") == raw_answers.BODY
+        assert client.transforms.logs("t") == raw_answers.BODY.decode()
+
+
+@pytest.mark.usefixtures("quiet_sockets")
+@pytest.mark.parametrize("answer", ENDLESS.values(), ids=ENDLESS)
+def test_the_rest_of_a_body_that_only_a_close_ends_is_no_end(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.001)
+    cut = b'HTTP/1.1 200 OK\r\nContent-Length: 4000\r\nETag: "v1"\r\n\r\n' + b"x" * 100
+    with answering(cut, answer) as url, Client(url, timeout=10) as client, pytest.raises(TransferIncomplete):
+        client.get("gcp://b", "k")

@@ -6,11 +6,14 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import raw_answers
 from hypothesis import given
 from hypothesis import strategies as st
+from raw_answers import ENDING, ENDLESS, answering
 
-from shardgate_runtime import inputs
-from shardgate_runtime.failures import JobFailed
+from shardgate import wire
+from shardgate_runtime import fetch, inputs
+from shardgate_runtime.failures import JobFailed, StartupError
 from shardgate_runtime.inputs import FileInput, HttpInput
 
 BODY = os.urandom(300_000)
@@ -215,3 +218,37 @@ def test_reading_all_at_once_is_limited(origin, chunked: bool) -> None:
     with pytest.raises(ValueError, match="bytes that fit"):
         source.read_all(len(BODY) - 1)
     source.close()
+
+
+@pytest.mark.parametrize("answer", ENDLESS.values(), ids=ENDLESS)
+def test_a_shard_that_only_a_close_ends_is_never_whole(answer: bytes) -> None:
+    with answering(answer) as url:
+        source = HttpInput(f"{url}/a.tar", "", "v1", 0)
+        with pytest.raises(JobFailed, match=r"the end of .* can't be known") as caught:
+            read_all(source)
+        source.close()
+    assert caught.value.failure.code == "input_unavailable"
+
+
+@pytest.mark.parametrize("answer", ENDING.values(), ids=ENDING)
+def test_a_shard_whose_end_is_told_is_read(answer: bytes) -> None:
+    with answering(answer) as url:
+        assert read_all(HttpInput(f"{url}/a.tar", "", "v1", 0)) == raw_answers.BODY
+
+
+def test_the_rest_of_an_earlier_stage_that_is_cut_short_is_not_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inputs, "BACKOFF", (0.0,))
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: 3000\r\n{wire.FROM_HEADER}: 10\r\nConnection: close\r\n\r\n"
+    with answering(head.encode() + b"x" * 100) as url:
+        source = HttpInput(f"{url}/a.tar", "", "v1", 10, stages=2, reader="t")
+        with pytest.raises(JobFailed, match=r"answered 200|the connection closed"):
+            read_all(source)
+        source.close()
+
+
+@pytest.mark.parametrize("answer", ENDLESS.values(), ids=ENDLESS)
+def test_a_package_that_only_a_close_ends_is_not_stored(tmp_path, monkeypatch: pytest.MonkeyPatch, answer) -> None:
+    monkeypatch.setattr(fetch, "PATIENCE_SECONDS", 0.0)
+    with answering(answer) as url, pytest.raises(StartupError, match=r"the end of .* can't be known"):
+        fetch.fetch("the package", f"{url}/package", None, tmp_path / "package")
+    assert list(tmp_path.iterdir()) == []

@@ -14,16 +14,19 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import re
 import socket
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs
 from multidict import CIMultiDict
 
+from shardgate.framing import BODYLESS, framing_of
 from shardgate_gateway.errors import UpstreamUnavailable
 
 if TYPE_CHECKING:
@@ -43,8 +46,11 @@ SPLICE_BYTES = 128 << 10
 """Below that, reading and writing is cheaper than a pipe."""
 IDLE_CONNECTIONS = 64
 """Kept per member for the next request."""
-BODYLESS = (204, 304)
 CONTINUE = 100
+_STATUS_LINE = re.compile(r"HTTP/1\.[0-9] ([0-9]{3})(?: |$)")
+_STATUSES = frozenset(status.value for status in HTTPStatus)
+"""An answer is passed on with its status, so that has to be one."""
+_CHUNK_SIZE = re.compile(r"[0-9a-fA-F]{1,15}[ \t]*(?:;.*)?")
 
 
 class NotReached(UpstreamUnavailable):
@@ -64,11 +70,6 @@ class Head:
 
     status: int
     headers: CIMultiDict[str]
-
-    @property
-    def length(self) -> int | None:
-        """Of the body, None where it is chunked."""
-        return None if hdrs.TRANSFER_ENCODING in self.headers else int(self.headers.get(hdrs.CONTENT_LENGTH, "0"))
 
 
 class Connection:
@@ -140,28 +141,50 @@ class Connection:
 
     async def head(self) -> Head:
         """Read the head of an answer."""
-        status = await self._line()
+        line = await self._line()
+        headers = await self._fields()
+        status = _STATUS_LINE.match(line)
+        if status is None or int(status[1]) not in _STATUSES:
+            raise self.lost("its answer is not HTTP")
+        return Head(int(status[1]), headers)
+
+    async def _fields(self) -> CIMultiDict[str]:
+        """Header lines up to the empty one."""
         headers: CIMultiDict[str] = CIMultiDict()
+        left = MAX_HEAD
         while line := await self._line():
+            left -= len(line)
+            if left < 0:
+                raise self.lost(f"its answer has more than {MAX_HEAD >> 10} KiB of headers")
             name, _, value = line.partition(":")
             headers.add(name, value.strip())
-        version, _, rest = status.partition(" ")
-        if not version.startswith("HTTP/1.") or not rest[:3].isdecimal():
-            raise self.lost("its answer is not HTTP")
-        return Head(int(rest[:3]), headers)
+        return headers
+
+    def length(self, head: Head) -> int | None:
+        """Of the body, None where it is chunked; raises UpstreamUnavailable where only a close would end it."""
+        length, problem = framing_of(head.headers)
+        if problem:
+            raise self.lost(problem)
+        return length
 
     async def body(self, head: Head) -> AsyncGenerator[bytes | Incoming, None]:
         """The parts of a body; ends normally only at its announced end. An `Incoming` has to be taken at once."""
-        if (length := head.length) is not None:
+        if (length := self.length(head)) is not None:
             async for part in self._exactly(length):
                 yield part
             return
-        while size := int(await self._line(), 16):
+        while size := await self._chunk_size():
             async for part in self._exactly(size):
                 yield part
-            await self._line()
-        while await self._line():
-            pass
+            if await self._line():
+                raise self.lost("a chunk is longer than it says")
+        await self._fields()
+
+    async def _chunk_size(self) -> int:
+        line = await self._line()
+        if not _CHUNK_SIZE.fullmatch(line):
+            raise self.lost("a chunk of its answer has no size")
+        return int(line.partition(";")[0], 16)
 
     async def _exactly(self, count: int) -> AsyncGenerator[bytes | Incoming, None]:
         if held := min(count, len(self._buffer)):
@@ -221,6 +244,11 @@ class Answer:
         self.bodyless = bodyless or head.status in BODYLESS
         self._client = client
         self._whole = self.bodyless
+
+    @property
+    def length(self) -> int | None:
+        """Of the body, see `Connection.length`."""
+        return 0 if self.bodyless else self.connection.length(self.head)
 
     async def parts(self) -> AsyncGenerator[bytes | Incoming, None]:
         """The body, see `Connection.body`."""

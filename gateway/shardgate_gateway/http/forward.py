@@ -200,7 +200,7 @@ class Forwarder:
         try:
             if copies_now := _copies(answer.head.headers):
                 self.peers.heat.heard(thing, copies_now)
-            length = 0 if answer.bodyless else answer.head.length
+            length = answer.length
             small = await answer.read() if length is not None and length <= RECEIVE_BYTES else None
             status, top = HTTPStatus(answer.head.status), _head(call, member, answer.head)
             metrics.FORWARDED.labels("proxy").inc()

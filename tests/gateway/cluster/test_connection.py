@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from raw_answers import BODY, ENDING, ENDLESS
 
 from shardgate_gateway.cluster import connection as module
 from shardgate_gateway.cluster.connection import IDLE_CONNECTIONS, Incoming, NotReached, PeerClient
@@ -131,3 +134,43 @@ async def test_idle_connections_are_bounded():
             await answer.read()
             answer.close()
         assert sum(map(len, client._idle.values())) == IDLE_CONNECTIONS
+
+
+@pytest.mark.parametrize("answer", ENDLESS.values(), ids=ENDLESS)
+async def test_a_body_that_only_a_close_ends_is_not_whole(answer):
+    async with member(answer) as (client, whom, _):
+        with pytest.raises(UpstreamUnavailable, match="broke off"):
+            await read(client, whom)
+
+
+@pytest.mark.parametrize("answer", ENDING.values(), ids=ENDING)
+async def test_a_body_whose_end_is_told_is_read(answer):
+    async with member(answer) as (client, whom, _):
+        assert await read(client, whom) == (200, BODY)
+
+
+@given(st.binary(max_size=400))
+async def test_a_member_that_answers_anything_at_all_is_read_or_lost(answer):
+    async with member(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + answer) as (client, whom, _):
+        with suppress(UpstreamUnavailable):
+            await read(client, whom)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 \xb2\xb3\xb2 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 20\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n+5\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhello\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"f" * 5000 + b"\r\nhello\r\n0\r\n\r\n",
+    ],
+    ids=["status", "digits", "short status", "headers", "negative", "sign", "long chunk", "huge chunk"],
+)
+async def test_what_is_no_http_loses_the_member_and_is_no_bug(answer):
+    async with member(answer) as (client, whom, _):
+        with pytest.raises(UpstreamUnavailable, match="broke off"):
+            await read(client, whom)

@@ -26,6 +26,7 @@ import aiohttp
 from aiohttp import hdrs
 
 from shardgate import wire
+from shardgate.framing import framing_of
 from shardgate_gateway.errors import TransformError, WorkerLost
 from shardgate_gateway.etl.container.source import InputBody, InputFailed, open_source
 from shardgate_gateway.etl.runner import Chunk, WorkerConnection
@@ -243,10 +244,8 @@ def _headers(job: wire.Job) -> dict[str, str]:
 
 
 def _check_framing(response: aiohttp.ClientResponse, worker: str) -> None:
-    chunked = "chunked" in response.headers.get(hdrs.TRANSFER_ENCODING, "").lower()
-    if not chunked and hdrs.CONTENT_LENGTH not in response.headers:
+    if problem := framing_of(response.headers).problem:
         raise TransformError(
-            f"container {worker} answered with neither a Content-Length nor chunks: its result could be cut, "
-            "and nobody would know",
-            hint="answer by HTTP/1.1, with either of them",
+            f"the end of what container {worker} answered can't be known: {problem}",
+            hint="answer by HTTP/1.1, with a Content-Length or chunks",
         )

@@ -15,6 +15,7 @@ import aiohttp
 from aiohttp import hdrs
 
 from shardgate import wire
+from shardgate.framing import framing_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -78,9 +79,9 @@ class FileBody(InputBody):
 class UrlBody(InputBody):
     """What a gateway answers: a raw object, or the result of an earlier stage."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, size: int | None) -> None:
         self._response = response
-        self.size = response.content_length
+        self.size = size
 
     @classmethod
     async def open(cls, session: aiohttp.ClientSession, job: wire.Job) -> UrlBody:
@@ -94,7 +95,11 @@ class UrlBody(InputBody):
             text = await response.content.read(REFUSAL_BYTES)
             response.close()
             raise InputFailed(wire.refused_input(job.url, job.stages, response.status, text))
-        return cls(response)
+        size, problem = framing_of(response.headers)
+        if problem:
+            response.close()
+            raise InputFailed(wire.Failure("input_unavailable", f"the end of {job.url} can't be known: {problem}"))
+        return cls(response, size)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         try:

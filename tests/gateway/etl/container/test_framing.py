@@ -1,0 +1,60 @@
+"""A body that only a close ends is no result of a container, and no input for one."""
+
+from __future__ import annotations
+
+import aiohttp
+import pytest
+from raw_answers import BODY, ENDING, ENDLESS, answering
+
+from shardgate import wire
+from shardgate_gateway.errors import TransformError, WorkerLost
+from shardgate_gateway.etl.container.client import open_session
+from shardgate_gateway.etl.container.connection import ContainerConnection
+from shardgate_gateway.etl.container.source import InputFailed, open_source
+from shardgate_gateway.etl.runner import Chunk
+
+
+def job(url: str) -> wire.Job:
+    return wire.Job("r", "t-1", "gcp://b", "a.tar", "v1", url=url)
+
+
+async def result(url: str) -> bytes:
+    container = wire.Container(method="get")
+    async with open_session() as session:
+        address = url.removeprefix("http://")
+        connection = ContainerConnection(session, address, container, job("http://gateway/a"), None, 10, lambda _: None)
+        try:
+            data = b""
+            while isinstance(part := await connection.receive(), Chunk):
+                data += bytes(part.data)
+            assert isinstance(part, wire.Stats)
+            return data
+        finally:
+            connection.close()
+
+
+async def source(url: str) -> bytes:
+    async with open_session() as session:
+        body = await open_source(session, job(url), None)
+        try:
+            return b"".join([data async for data in body.chunks()])
+        finally:
+            body.close()
+
+
+@pytest.mark.parametrize("answer", ENDLESS.values(), ids=ENDLESS)
+async def test_a_result_that_only_a_close_ends_is_never_whole(answer: bytes) -> None:
+    with answering(answer) as url, pytest.raises((TransformError, WorkerLost)):
+        await result(url)
+
+
+@pytest.mark.parametrize("answer", ENDLESS.values(), ids=ENDLESS)
+async def test_an_input_that_only_a_close_ends_is_never_whole(answer: bytes) -> None:
+    with answering(answer) as url, pytest.raises((InputFailed, OSError, aiohttp.ClientError)):
+        await source(url)
+
+
+@pytest.mark.parametrize("answer", ENDING.values(), ids=ENDING)
+async def test_a_body_whose_end_is_told_is_read(answer: bytes) -> None:
+    with answering(answer) as url:
+        assert await result(url) == await source(url) == BODY
