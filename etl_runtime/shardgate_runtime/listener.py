@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -40,13 +41,18 @@ def _listen_unix(path: Path) -> socket.socket:
     with suppress(FileNotFoundError):
         path.unlink()  # of a runtime that was killed; the lock on the run folder says that it is dead
     sock = socket.socket(socket.AF_UNIX)
+    folder = -1
     try:
-        sock.bind(str(path))
+        folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        sock.bind(f"/proc/self/fd/{folder}/{path.name}")  # an address has at most 107 bytes, folders may be deeper
         path.chmod(0o600)
         sock.listen(BACKLOG)
     except OSError:
         sock.close()
         raise
+    finally:
+        if folder >= 0:
+            os.close(folder)
     return sock
 
 

@@ -58,7 +58,9 @@ def parse_options(arguments: list[str]) -> Options:
     add("--parent", type=int, default=0, help="pid of the process that starts this one, if it may die meanwhile")
     add("--stay", action="store_true", help="live on when the parent process dies")
     given = vars(parser.parse_args(arguments))
-    given["package"] = given["package"] or given["run_dir"] / "package"
+    # User code may change the working directory.
+    given["run_dir"] = given["run_dir"].absolute()
+    given["package"] = (given["package"] or given["run_dir"] / "package").absolute()
     given["workers"] = given["workers"] or processors()
     given["memory_bytes"] = given["memory_bytes"] or memory_per_worker(given["workers"])
     return Options(**given)

@@ -8,12 +8,16 @@ import os
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
+from shardgate.text import safe_text
 from shardgate_runtime.failures import StartupError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 RuntimeState = Literal["starting", "ready", "failed", "stopped"]
+
+MAX_MESSAGE = 32 << 10
+"""Characters of a message: room for our words and a traceback."""
 
 
 class RunDir:
@@ -26,7 +30,7 @@ class RunDir:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.scoreboard = folder / "scoreboard"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.lock_fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -36,7 +40,9 @@ class RunDir:
 
     def write_status(self, state: RuntimeState, message: str = "", hint: str = "", **more: Any) -> None:
         """Replace status.json in one step, so that a reader sees the old one or the new one."""
-        status = {"state": state, "pid": os.getpid(), "message": message, "hint": hint, "since": time.time(), **more}
+        said = {"message": safe_text(message, MAX_MESSAGE), "hint": safe_text(hint, MAX_MESSAGE)}
+        status = {"state": state, "pid": os.getpid(), **said, "since": time.time(), **more}
         new = self._folder / "status.json.new"
         new.write_text(json.dumps(status), encoding="utf-8")
+        new.chmod(0o600)
         new.replace(self._folder / "status.json")

@@ -23,7 +23,7 @@ from shardgate_gateway.etl.local import limits
 from shardgate_gateway.etl.local.interpreter import Interpreter
 from shardgate_gateway.etl.local.logfile import LogFile
 from shardgate_gateway.etl.local.rundir import PACKAGE, SOCKET, RunDir
-from shardgate_gateway.etl.local.runtime import LocalRuntime
+from shardgate_gateway.etl.local.runtime import Launch, LocalRuntime
 from shardgate_gateway.etl.runner import Runner, RunnerState, RunnerStatus, WorkerConnection
 
 if TYPE_CHECKING:
@@ -78,10 +78,11 @@ class LocalRunner(Runner):
         runtime.workers = record.options.workers or self._settings.workers or limits.processors()
         if self._cutter is None:
             self._cutter = asyncio.create_task(self._cut_logs())
-        await runtime.ensure(self._command(record, runtime.workers), lambda: self._package(record.id))
+        command = self._command(record, runtime)
+        await runtime.ensure(Launch(command, record.digest, lambda: self._package(record.id)))
 
     async def start(self, record: TransformRecord) -> None:
-        RunDir(self._state_dir / "run" / record.id).set_stopped(False)
+        self._runtime(record.id).allow()
         await self.ensure(record)
 
     async def connect(self, record: TransformRecord, job: wire.Job, input: FileSpan | None) -> WorkerConnection:  # noqa: A002
@@ -104,11 +105,14 @@ class LocalRunner(Runner):
 
     async def status(self, id: str) -> RunnerStatus:  # noqa: A002
         folder = RunDir(self._state_dir / "run" / id)
-        if folder.stopped:
+        try:
+            stopped, there, said = folder.stopped, folder.path.exists(), folder.status()
+        except OSError as error:  # one folder that can't be looked into is the trouble of one transform
+            return RunnerStatus("failed", f"its run folder can't be read: {error.strerror}")
+        if stopped:
             return RunnerStatus("stopped", "somebody stopped it", f"`shardgate etl start {id}` starts it again")
-        said = folder.status()
         if said is None:
-            return RunnerStatus("starting" if folder.path.exists() else "pending")
+            return RunnerStatus("starting" if there else "pending")
         state: RunnerState = _STATES[said.state]
         if state in {"starting", "ready"} and not _exists(said.pid):
             return RunnerStatus("idle", "its process ended; the next request starts it again")
@@ -145,14 +149,14 @@ class LocalRunner(Runner):
     def _log_file(self, transform_id: str) -> LogFile:
         return LogFile(self._state_dir / "logs" / f"{transform_id}.log")
 
-    def _command(self, record: TransformRecord, workers: int) -> list[str]:
-        settings = self._settings
+    def _command(self, record: TransformRecord, runtime: LocalRuntime) -> list[str]:
+        settings, workers, folder = self._settings, runtime.workers, runtime.folder.path
         memory = record.options.memory_bytes or settings.memory_bytes or limits.memory_per_worker(workers)
         options = {
-            "package": PACKAGE,
+            "package": folder / PACKAGE,
             "transform-id": record.id,
-            "listen": f"unix:{SOCKET}",
-            "run-dir": ".",
+            "listen": f"unix:{folder / SOCKET}",
+            "run-dir": folder,
             "workers": workers,
             "memory-bytes": memory,
             "ring-bytes": settings.ring_bytes,
@@ -161,9 +165,10 @@ class LocalRunner(Runner):
             "parent": os.getpid(),
         }
         flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+        # -P: what user code leaves in its working directory is never imported in place of a library.
         module = "shardgate_runtime" if record.manifest.container is None else MODULE
         variables = [f"{name}={value}" for name, value in record.options.env.items()]
-        return [*(["env", *variables] if variables else []), self._interpreter.path, "-m", module, *flags]
+        return [*(["env", *variables] if variables else []), self._interpreter.path, "-P", "-m", module, *flags]
 
     async def _hand_over(
         self, record: TransformRecord, runtime: LocalRuntime, job: wire.Job, file: FileSpan | None
@@ -200,7 +205,13 @@ class LocalRunner(Runner):
                 runtime.log_file.cut()
 
 
-_STATES: dict[str, RunnerState] = {"starting": "starting", "ready": "ready", "failed": "failed", "stopped": "idle"}
+_STATES: dict[str, RunnerState] = {
+    "starting": "starting",
+    "ready": "ready",
+    "failed": "failed",
+    "stopped": "idle",
+    "damaged": "failed",
+}
 
 
 def _exists(pid: int) -> bool:
