@@ -9,7 +9,6 @@ first.
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -21,7 +20,7 @@ from shardgate_gateway.cache.entry import EntryInvalid
 from shardgate_gateway.cache.fill import Fill, TryAgain
 from shardgate_gateway.cache.hot import EXHAUSTED, HotSet, Slot, load
 from shardgate_gateway.cache.layout import Layout, exists
-from shardgate_gateway.cache.members import Member, index_stream
+from shardgate_gateway.cache.members import Index, Member, NoIndex, index_stream
 from shardgate_gateway.cache.node import Counters, Node
 from shardgate_gateway.cache.reader import DirectReading, EntryReading, FillReading, Reading, as_bytes
 from shardgate_gateway.cache.scrub import Scrubber
@@ -349,19 +348,18 @@ class Cache:
         """
         await self.prefetch(source)
         found = await self._index(await self.open(source))
-        if found is None:
-            raise BadRequest(f"{source.label} is not an intact tar archive", hint="only tar archives have members")
+        if isinstance(found, NoIndex):
+            raise BadRequest(f"{source.label} has no members to read: {found.reason}", hint="read the whole object")
         return found
 
-    async def _index(self, reading: Reading) -> tuple[Member, ...] | None:
+    async def _index(self, reading: Reading) -> Index:
         if isinstance(reading, EntryReading):
             try:
                 return await self._node.run(reading.members)
             except (EntryInvalid, OSError):
                 pass  # read the body itself, which is verified
         async with aclosing(reading.parts()) as parts:
-            size = reading.meta.size
-            return await index_stream(as_bytes(parts), sys.maxsize if size is None else size)
+            return await index_stream(as_bytes(parts), reading.meta.size)
 
     async def stat(self) -> CacheStat:
         usage = self._node.space.usage()

@@ -16,7 +16,7 @@ import struct
 from array import array
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgpack
 import xxhash
@@ -25,9 +25,6 @@ from shardgate_gateway.cache import members as tar
 from shardgate_gateway.cache.blocks import BLOCK, block_count, sums_of
 from shardgate_gateway.cache.layout import BODY_OFFSET, Identity, OpenFile, read_fully, write_fully
 from shardgate_gateway.stores.base import ObjectMeta
-
-if TYPE_CHECKING:
-    from shardgate_gateway.cache.members import Member
 
 HEADER = struct.Struct("<8sIQ")
 """Magic, bytes of the meta, checksum of the meta."""
@@ -166,8 +163,8 @@ class Entry:
                 return False
         return True
 
-    def members(self) -> tuple[Member, ...] | None:
-        """The tar index, None where the body is no tar. Raises EntryInvalid, OSError."""
+    def members(self) -> tar.Index:
+        """The tar index. Raises EntryInvalid, OSError."""
         raw = read_fully(self.file.fd, self._index_at, self.identity.size - TRAILER.size - self._index_at)
         if xxhash.xxh3_64_intdigest(raw) != self._index_sum:
             raise EntryInvalid(f"{self.label} has a damaged member index")

@@ -19,7 +19,7 @@ from shardgate_gateway.cache.entry import Entry, EntryInvalid
 
 if TYPE_CHECKING:
     from shardgate_gateway.cache.layout import Identity
-    from shardgate_gateway.cache.members import Member
+    from shardgate_gateway.cache.members import Index
     from shardgate_gateway.cache.node import Node
     from shardgate_gateway.stores.base import ObjectMeta
 
@@ -73,7 +73,7 @@ class Slot:
         """Per block: whether this process found it to match its checksum."""
         self.unchecked = 0 if content is not None else len(self.checked)
         self.touched = 0.0
-        self.members: tuple[Member, ...] | None = None
+        self.members: Index | None = None
         """The tar index, once somebody asked for it."""
 
     @property

@@ -1,39 +1,48 @@
 """Where the members of a tar lie: name, offset and size of every regular file.
 
-The scanner does no I/O. It is a generator that asks for one piece of the archive after another, `(offset, length)`,
-always forwards, and is sent the bytes: `pread` drives it over a cached file, which costs two small reads per member
-whatever their sizes, and a stream drives it where nothing is cached.
+The grammar is `shardgate.tar`, by which workers read, too; so the index says of no archive what a worker would not. It
+is driven over a cached file with two small reads per member whatever their sizes, and over a stream where nothing is
+cached. An archive that breaks the grammar has no index at all: none is better than one that points at the wrong bytes.
 
-It understands ustar, PAX (path and size), GNU long names and base-256 numbers. It is strict where `tarfile` guesses: a
-header with a bad checksum, a negative size, a member that reaches beyond the end, or a sparse file makes the whole
-index void. No index is better than one that points at the wrong bytes.
+A hard link to a file before it in the archive is listed with that file's bytes. Symbolic links, folders, devices and
+sparse files have no bytes of their own in the archive and are not listed. Compressed archives have no index, since no
+range of their bytes is a member.
+
+The index is made of every object, whoever wrote it, so its cost is bounded: in bytes read, in members, and in memory.
+Beyond that an archive has no index, and says so; the object itself is served as ever.
 """
 
 from __future__ import annotations
 
-import re
-from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgpack
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Generator
+from shardgate.tar import BadTar, Scanner
+from shardgate.tar.header import BLOCK
+from shardgate.tar.magic import compression_of
+from shardgate.tar.scanner import FILE, HARD_LINK
 
-RECORD = 512
-MAX_EXTENSION = 1 << 20
-"""Bytes of the largest PAX or long-name record that is believed."""
-BASE_256, NEGATIVE = 0o200, 0o377
-"""First byte of a number that is not written in octal digits."""
-OTHER_NUMBERS = ((100, 108), (108, 116), (116, 124), (136, 148), (329, 337), (337, 345))
-"""Mode, owner, group, time, device: not needed, but a header where they are nonsense is none."""
-MAX_DIGITS = 19
-REGULAR = b"0\0007"
-PAX, PAX_GLOBAL, GNU_NAME, GNU_LINK, SPARSE = b"x", b"g", b"L", b"K", b"S"
-EXTENSIONS = (PAX, PAX_GLOBAL, GNU_NAME, GNU_LINK)
-WITHOUT_DATA = b"123456"
-"""Links, devices, folders, pipes: their size field, if any, is not followed by data."""
-_PAX_RECORD = re.compile(rb"(\d{1,7}) ([^=\n]+)=")
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Callable
+    from typing import TypeAlias
+
+    from shardgate.tar import TarMember
+
+MAX_MEMBERS = 1 << 18
+"""A shard of a thousandth of that is usual; looking one up is linear."""
+MAX_NAMES_BYTES = 16 << 20
+"""Of all names together: 64 bytes each for the most members."""
+MAX_INDEX_BYTES = MAX_NAMES_BYTES + 24 * MAX_MEMBERS
+"""Of an index in its entry on disk."""
+MAX_HEADER_BYTES = 256 << 20
+"""Headers, zeros and extended headers that are read of one archive: at most about a second of a processor."""
+MAX_EXTENDED_BYTES = 32 << 20
+"""Extended headers, which cost more per byte."""
+MEMBER_MEMORY = 220
+"""Bytes of a member in memory besides its name: the tuple, its numbers, the string's head."""
+LISTED = frozenset((FILE, HARD_LINK))
 
 
 class Member(NamedTuple):
@@ -43,176 +52,146 @@ class Member(NamedTuple):
     size: int
 
 
-class NotATar(ValueError):
-    """These bytes are not an archive whose members can be trusted."""
+@dataclass(frozen=True, slots=True)
+class NoIndex:
+    """Why an object has no members to read."""
+
+    reason: str
 
 
-def scan(size: int) -> Generator[tuple[int, int], bytes, tuple[Member, ...]]:
-    """Ask for pieces of an archive of `size` bytes; returns its members in order.
-
-    Raises:
-        NotATar: On the first thing that is not as it must be.
-    """
-    found: list[Member] = []
-    everywhere: dict[str, str] = {}  # from PAX global headers
-    here: dict[str, str] = {}  # for the next member only
-    at = 0
-    while at + RECORD <= size:
-        header = yield at, RECORD
-        at += RECORD
-        if header.count(0) == RECORD:
-            break
-        kind, length = _check(header)
-        if kind in EXTENSIONS:
-            if length > min(MAX_EXTENSION, size - at):
-                raise NotATar(f"an extension of {length} bytes")
-            _extend(kind, (yield at, length) if length else b"", everywhere, here)
-        else:
-            member = _member(header, kind, at, length, everywhere | here)
-            here = {}
-            length = member.size
-            if at + length > size:
-                raise NotATar(f"a member of {length} bytes reaches beyond the end")
-            if kind in REGULAR and not member.name.endswith("/"):
-                found.append(member)
-        at += _padded(length)
-    if not at:
-        raise NotATar("empty")
-    return tuple(found)
+Index: TypeAlias = "tuple[Member, ...] | NoIndex"
+NOT_A_TAR: Final = NoIndex("it is not an intact tar archive")
 
 
-def _member(header: bytes, kind: bytes, at: int, length: int, extended: dict[str, str]) -> Member:
-    """What follows this header, regular or not; what has no data has no size."""
-    if kind == SPARSE or any(key.startswith("GNU.sparse") for key in extended):
-        raise NotATar("sparse members are not indexed")
-    name = extended.get("path") or _name(header)
-    if kind in WITHOUT_DATA:
-        return Member(name, at, 0)
-    length = _pax_size(extended.get("size"), length)
-    if length and name.endswith("/"):  # how archives before ustar spell a folder
-        raise NotATar("a folder with data")
-    return Member(name, at, length)
+class _Builder:
+    """The index of an archive while its headers pass."""
+
+    def __init__(self, size: int | None) -> None:
+        self.scanner = Scanner(size=size)
+        self._found: list[Member] = []
+        self._by_name: dict[str, Member] | None = None  # once there is a hard link
+        self._names_bytes = 0
+        self._header_bytes = 0
+        self._extended_bytes = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take what the scanner wanted. Raises BadTar, _Void."""
+        self._header_bytes += len(data)
+        if len(data) > BLOCK:
+            self._extended_bytes += len(data)
+        if self._header_bytes > MAX_HEADER_BYTES or self._extended_bytes > MAX_EXTENDED_BYTES:
+            raise _Void("its headers are too large to be indexed")
+        try:
+            member = self.scanner.feed(data)
+        except BadTar:
+            if not self.scanner.at and (kind := compression_of(data)):
+                raise _Void(f"it is compressed ({kind}); archpath reads members of plain tars") from None
+            raise
+        if member is not None and member.kind in LISTED:
+            self._add(member)
+
+    def _add(self, member: TarMember) -> None:
+        found = Member(member.name, member.start, member.size)
+        if member.kind == HARD_LINK:
+            if self._by_name is None:
+                self._by_name = {each.name: each for each in self._found}
+            target = self._by_name.get(member.link)
+            if target is None:
+                return
+            found = target._replace(name=member.name)
+        if self._by_name is not None:
+            self._by_name[found.name] = found
+        self._names_bytes += len(found.name) if found.name.isascii() else 4 * len(found.name)
+        if len(self._found) == MAX_MEMBERS or self._names_bytes > MAX_NAMES_BYTES:
+            raise _Void(f"it has more than {MAX_MEMBERS} members, or longer names than are indexed")
+        self._found.append(found)
+
+    def result(self) -> Index:
+        return tuple(self._found)
 
 
-def _check(header: bytes) -> tuple[bytes, int]:
-    """The type and the size of a header whose checksum and number fields are in order."""
-    stated = _number(header[148:156])
-    total = sum(header) - sum(header[148:156]) + 256  # the field itself counts as eight spaces
-    if stated != total:
-        raise NotATar("a header's checksum does not match")
-    for first, last in OTHER_NUMBERS:
-        if header[first] != NEGATIVE:  # a time before 1970 is odd, and no reason to give up
-            _number(header[first:last])
-    return header[156:157], _number(header[124:136])
+class _Void(Exception):
+    """It may be a tar, and gets no index."""
 
 
-@lru_cache(4096)
-def _number(field: bytes) -> int:
-    """An octal or base-256 field. A negative number is nothing that an archive may hold here."""
-    if field[0] == BASE_256:
-        return int.from_bytes(field[1:], "big")
-    digits = field.split(b"\0", 1)[0].strip(b" ")
-    if not digits:
-        return 0
-    if not digits.isdigit() or b"8" in digits or b"9" in digits:
-        raise NotATar("a number field is not octal")
-    return int(digits, 8)
-
-
-def _name(header: bytes) -> str:
-    name = header[:100].split(b"\0", 1)[0]
-    prefix = header[345:500].split(b"\0", 1)[0]
-    if prefix and header[257:265] == b"ustar\x0000":
-        name = prefix + b"/" + name
-    return name.decode("utf-8", "surrogateescape")
-
-
-def _extend(kind: bytes, data: bytes, everywhere: dict[str, str], here: dict[str, str]) -> None:
-    if kind == GNU_NAME:
-        here["path"] = data.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
-    elif kind == PAX:
-        here.update(_pax(data))
-    elif kind == PAX_GLOBAL:
-        everywhere.update(_pax(data))
-
-
-def _pax(data: bytes) -> dict[str, str]:
-    """Records of the form `length key=value` and a newline, where the length counts all of the record."""
-    values: dict[str, str] = {}
-    data = data.rstrip(b"\0")
-    at = 0
-    while at < len(data):
-        match = _PAX_RECORD.match(data, at)
-        end = at + int(match[1]) if match else 0
-        if match is None or not match.end() < end <= len(data) or data[end - 1] != ord("\n"):
-            raise NotATar("a PAX record is malformed")
-        key = match[2].decode("utf-8", "surrogateescape")
-        values[key] = data[match.end() : end - 1].decode("utf-8", "surrogateescape")
-        at = end
-    return values
-
-
-def _pax_size(value: str | None, length: int) -> int:
-    if value is None:
-        return length
-    if not (value.isascii() and value.isdigit() and len(value) <= MAX_DIGITS):
-        raise NotATar("a PAX size is not a number")
-    return int(value)
-
-
-def _padded(length: int) -> int:
-    return -(-length // RECORD) * RECORD
-
-
-def index(read: Callable[[int, int], bytes], size: int) -> tuple[Member, ...] | None:
-    """The members, read with `read(offset, length)`; None where it is no tar."""
-    scanner = scan(size)
+def index(read: Callable[[int, int], bytes], size: int) -> Index:
+    """The members, read with `read(offset, length)`."""
+    builder = _Builder(size)
+    scanner = builder.scanner
     try:
-        wanted = next(scanner)
-        while True:
-            wanted = scanner.send(read(*wanted))
-    except NotATar:
-        return None
-    except StopIteration as done:
-        members: tuple[Member, ...] = done.value
-        return members
+        while not scanner.is_done:
+            builder.feed(read(scanner.at, min(scanner.wanted, size - scanner.at)))
+    except BadTar as error:
+        return _no_index(error)
+    except _Void as void:
+        return NoIndex(str(void))
+    return builder.result()
 
 
-def index_bytes(content: bytes) -> tuple[Member, ...] | None:
+def index_bytes(content: bytes) -> Index:
     return index(lambda offset, length: content[offset : offset + length], len(content))
 
 
-async def index_stream(chunks: AsyncIterable[bytes | memoryview], size: int) -> tuple[Member, ...] | None:
+async def index_stream(chunks: AsyncIterable[bytes | memoryview], size: int | None) -> Index:
     """The same over a stream from the first byte on, which is read only as far as needed."""
-    scanner = scan(size)
+    builder = _Builder(size)
+    scanner = builder.scanner
     begin, held = 0, bytearray()  # `held` are the archive's bytes from `begin` on
     try:
-        offset, length = next(scanner)
         async for chunk in chunks:
             held += chunk
-            while begin + len(held) >= offset + length:
-                del held[: offset - begin]
-                begin = offset
-                offset, length = scanner.send(bytes(held[:length]))
-            useless = min(offset - begin, len(held))
+            while begin + len(held) >= scanner.at + scanner.wanted:
+                skip = scanner.at - begin
+                wanted = bytes(memoryview(held)[skip : skip + scanner.wanted])
+                builder.feed(wanted)
+            useless = min(scanner.at - begin, len(held))
             del held[:useless]
             begin += useless
-    except NotATar:
-        return None
-    except StopIteration as done:
-        members: tuple[Member, ...] = done.value
-        return members
+        if begin + len(held) < scanner.at:
+            return NOT_A_TAR
+        while not scanner.is_done:
+            builder.feed(bytes(held[scanner.at - begin :]))
+    except BadTar as error:
+        return _no_index(error)
+    except _Void as void:
+        return NoIndex(str(void))
+    return builder.result()
+
+
+def _no_index(error: BadTar) -> NoIndex:
+    return NoIndex(f"{NOT_A_TAR.reason}: {error.message}")
+
+
+def find(members: tuple[Member, ...], name: str) -> Member | None:
+    """The member of that name. Of several the last one counts, as in `tar x`; `./name` is what `tar c .` writes."""
+    for wanted in (name, f"./{name}"):
+        member = next((member for member in reversed(members) if member.name == wanted), None)
+        if member is not None:
+            return member
     return None
 
 
-def pack(members: tuple[Member, ...] | None) -> bytes:
-    return b"" if members is None else bytes(msgpack.packb([_raw(m) for m in members]))
+def memory_of(found: Index) -> int:
+    """About how many bytes of memory an index takes."""
+    if isinstance(found, NoIndex):
+        return len(found.reason)
+    return sum(MEMBER_MEMORY + len(member.name) for member in found)
 
 
-def unpack(data: bytes) -> tuple[Member, ...] | None:
-    if not data:
-        return None
-    return tuple(Member(name.decode("utf-8", "surrogateescape"), at, size) for name, at, size in msgpack.unpackb(data))
+def pack(found: Index) -> bytes:
+    """An index in its entry on disk, at most `MAX_INDEX_BYTES`."""
+    if isinstance(found, NoIndex):
+        return bytes(msgpack.packb(found.reason.encode("utf-8", "replace")))
+    return bytes(msgpack.packb([_raw(member) for member in found]))
+
+
+def unpack(data: bytes) -> Index:
+    if not data:  # as older gateways wrote it
+        return NOT_A_TAR
+    found = msgpack.unpackb(data)
+    if isinstance(found, bytes):
+        return NoIndex(found.decode())
+    return tuple(Member(name.decode("utf-8", "surrogateescape"), at, size) for name, at, size in found)
 
 
 def _raw(member: Member) -> tuple[bytes, int, int]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from shardgate_gateway.cache.fill import Fill
     from shardgate_gateway.cache.hot import Slot
-    from shardgate_gateway.cache.members import Member
+    from shardgate_gateway.cache.members import Index
     from shardgate_gateway.cache.node import Node
     from shardgate_gateway.cache.source import Source
     from shardgate_gateway.stores.base import ObjectMeta, ObjectStream
@@ -112,8 +112,8 @@ class EntryReading(Reading):
             return None
         return FileSpan(self._slot.entry.file.fd, BODY_OFFSET, self._slot.size)
 
-    def members(self) -> tuple[Member, ...] | None:
-        """The tar index, None if it is no tar. Blocks; raises EntryInvalid, OSError."""
+    def members(self) -> Index:
+        """The tar index. Blocks; raises EntryInvalid, OSError."""
         slot = self._slot
         if slot.members is None:
             slot.members = slot.entry.members() if slot.entry is not None else index_bytes(slot.content or b"")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from shardgate_gateway.cache.members import find
 from shardgate_gateway.errors import GenerationChanged, NotFound
 from shardgate_gateway.http.ranges import Span
 from shardgate_gateway.http.reply import send_head, send_slice
@@ -40,10 +41,7 @@ async def head_of(service: Service, call: Call, source: Source, name: str) -> Se
 
 
 async def _find(service: Service, source: Source, name: str) -> tuple[Reading, Member]:
-    """The archive and where the member lies in it, both of one version.
-
-    Of several members of one name the last one counts, as in `tar x`.
-    """
+    """The archive and where the member lies in it, both of one version."""
     for _ in range(ATTEMPTS):
         before = await service.cache.open(source)
         etag = before.meta.etag
@@ -51,11 +49,13 @@ async def _find(service: Service, source: Source, name: str) -> tuple[Reading, M
         members = await service.cache.members(source)
         reading = await service.cache.open(source)
         if reading.meta.etag == etag:
-            member = next((member for member in reversed(members) if member.name == name), None)
+            member = find(members, name)
             if member is not None:
                 return reading, member
             reading.aclose()
-            raise NotFound(f"{source.label} has no member {name!r}", hint=f"it has {len(members)} members")
+            raise NotFound(
+                f"{source.label} has no member {name!r}", hint=f"it has {len(members)} members that are files"
+            )
         reading.aclose()
     raise GenerationChanged(f"{source.label} is being overwritten again and again", hint="try again later")
 
