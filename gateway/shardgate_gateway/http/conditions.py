@@ -1,7 +1,11 @@
 """Conditional requests (RFC 9110, section 13): may the answer be skipped, and is the version the one that is wanted?
 
 `If-Match` compares strongly: a weak etag never matches, since its bytes may differ. `If-None-Match` compares weakly.
-The dates count only where the etag headers are absent, and only to the second.
+The dates count only where the etag headers are absent, and only to the second. A date in `If-Range` never holds: it is
+no strong validator (section 8.8.2.2), since an object may be written twice within its second, and every answer of ours
+has an etag to ask by.
+
+A list of etags is read in one pass. An etag may hold commas, so the list can't be split at them.
 """
 
 from __future__ import annotations
@@ -16,14 +20,20 @@ from urllib.parse import quote
 
 from aiohttp import hdrs
 
-from shardgate_gateway.errors import PreconditionFailed
+from shardgate_gateway.errors import BadRequest, PreconditionFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from multidict import CIMultiDictProxy
 
     from shardgate_gateway.stores.base import ObjectMeta
 
-_TAG = re.compile(r'[ \t]*(W/)?"([\x21\x23-\x7e\x80-\U0010ffff]*)"[ \t]*(?:,|$)')
+MAX_LIST = 16 << 10
+"""Characters of a list of etags."""
+
+_TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\U0010ffff]*)"')
+_SEPARATOR = re.compile(r"[ \t,]*")
 _ETAG_SAFE = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) not in '"%')
 
 
@@ -69,6 +79,7 @@ def not_modified(headers: CIMultiDictProxy[str], version: Version) -> bool:
 
     Raises:
         PreconditionFailed: If-Match or If-Unmodified-Since does not hold.
+        BadRequest: A list of etags is longer than any reader needs.
     """
     check_unchanged(headers, version)
     if hdrs.IF_NONE_MATCH in headers:
@@ -82,6 +93,7 @@ def check_unchanged(headers: CIMultiDictProxy[str], version: Version) -> None:
 
     Raises:
         PreconditionFailed: If-Match or If-Unmodified-Since does not hold.
+        BadRequest: A list of etags is longer than any reader needs.
     """
     if hdrs.IF_MATCH in headers:
         holds = _listed(headers.getall(hdrs.IF_MATCH), version, strong=True)
@@ -97,32 +109,43 @@ def range_applies(headers: CIMultiDictProxy[str], version: Version) -> bool:
     condition = headers.get(hdrs.IF_RANGE)
     if condition is None:
         return True
-    if '"' in condition:
-        return _listed([condition], version, strong=True)
-    date = _parsed(condition)
-    return date is not None and version.last_modified is not None and _second(version.last_modified) == date
+    return '"' in condition and _listed([condition], version, strong=True)
 
 
 def _listed(values: list[str], version: Version, *, strong: bool) -> bool:
+    if sum(map(len, values)) > MAX_LIST:
+        raise BadRequest(f"a list of etags has more than {MAX_LIST} characters", hint="name fewer versions")
     text = ",".join(values).strip()
     if text == "*":
         return True
     if strong and version.weak:
         return False
-    return any(tag == version.etag and not (strong and weak) for weak, tag in _TAG.findall(text))
+    return any(tag == version.etag and not (strong and weak) for weak, tag in _tags(text))
+
+
+def _tags(text: str) -> Iterator[tuple[bool, str]]:
+    """The etags of a list, and whether each is weak, up to the first thing that is none."""
+    at = _after_separator(text, 0)
+    while tag := _TAG.match(text, at):
+        at = _after_separator(text, tag.end())
+        if at < len(text) and "," not in text[tag.end() : at]:
+            return
+        yield tag[1] is not None, tag[2]
+
+
+def _after_separator(text: str, at: int) -> int:
+    separator = _SEPARATOR.match(text, at)
+    assert separator is not None  # it may be empty
+    return separator.end()
 
 
 def _date(headers: CIMultiDictProxy[str], name: str) -> datetime | None:
-    value = headers.get(name)
-    return None if value is None else _parsed(value)
-
-
-def _parsed(value: str) -> datetime | None:
+    """A date that makes no sense, or lies outside of the calendar, is ignored, as the RFC demands."""
     try:
-        date = parsedate_to_datetime(value)
-    except ValueError:
+        date = parsedate_to_datetime(headers.get(name, ""))
+        return (date if date.tzinfo else date.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError, TypeError, IndexError):
         return None
-    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def _second(moment: datetime) -> datetime:

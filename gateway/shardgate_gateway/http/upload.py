@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import HttpVersion11, hdrs
 
+from shardgate.text import safe_line
 from shardgate_gateway.errors import BadRequest
 from shardgate_gateway.http.problems import ExpectationFailed, TooLarge
 
@@ -30,6 +31,7 @@ class Upload:
     Raises:
         TooLarge: It says that it has more.
         ExpectationFailed: It expects what we do not know.
+        BadRequest: Its content type can't be one.
     """
 
     def __init__(self, call: Call, limit: int) -> None:
@@ -37,6 +39,8 @@ class Upload:
         self._limit = limit
         self.size = call.request.content_length
         self.content_type = call.headers.get(hdrs.CONTENT_TYPE)
+        if self.content_type is not None and not (self.content_type.isascii() and self.content_type.isprintable()):
+            raise BadRequest(f"Content-Type can't be {safe_line(self.content_type, 80)!r}", hint="it is plain ASCII")
         self._check_size(self.size or 0)
         expectation = call.headers.get(hdrs.EXPECT, "").lower()
         if expectation not in ("", "100-continue"):

@@ -30,6 +30,11 @@ def check_key(key: str, *, without: str = "") -> None:
         raise BadRequest(f"the key {key[:40]!r}... has more than {MAX_KEY_BYTES} bytes", hint="use a shorter key")
 
 
+def may_begin_keys(prefix: str) -> bool:
+    """Whether any key could start so; what stores say of other prefixes differs, up to errors of their own."""
+    return _FORBIDDEN.search(prefix) is None and len(prefix.encode()) <= MAX_KEY_BYTES
+
+
 def is_key(key: str) -> bool:
     try:
         check_key(key)

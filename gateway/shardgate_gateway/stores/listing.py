@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import obstore
 
-from shardgate_gateway.stores.keys import is_key
+from shardgate_gateway.errors import BadRequest
+from shardgate_gateway.stores.keys import is_key, may_begin_keys
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -36,10 +37,15 @@ async def walk(
     """Objects whose key starts with `prefix`, and folded folders (with None), in order, behind `token`.
 
     Every key and folder that comes out will do as `token`.
+
+    Raises:
+        BadRequest: No listing gave this token.
     """
     parent = prefix.rpartition("/")[0]
-    if "/" in prefix and not is_key(parent):
+    if not may_begin_keys(prefix) or ("/" in prefix and not is_key(parent)):
         return
+    if token and not is_key(token.removesuffix("/")):
+        raise BadRequest(f"{token[:80]!r} is no token of a listing", hint="begin the listing anew")
     start = just_before(prefix)
     folded = token if token and token.endswith("/") else ""
     after: str | None = max(start, folded + LAST if folded else token or "")

@@ -3,12 +3,14 @@
 The file system is asked directly, not through obstore, whose local store lists in no order, follows symbolic links out
 of the folder, keeps no key like `a#1` or `a:`, and can't say whether a file was changed while it was being read.
 
-- *Version.* The etag is made of inode, modification time (ns) and size. It is compared once more after the last byte
-  was read, so a file that was written to in the meantime raises GenerationChanged. A writer that replaces files by
-  rename disturbs nobody.
+- *Version.* The etag is made of inode, modification time, change time (both in ns) and size. Programs set the
+  modification time as they like (`tar -x`, `cp -p`, `rsync -t`), and an inode is given out again; only the kernel sets
+  the change time. They are compared once more after the last byte was read, so a file that was written to in the
+  meantime raises GenerationChanged. A writer that replaces files by rename disturbs nobody.
 - *PUT* writes a hidden file beside its target, flushes it, and renames it. A crash leaves at most that hidden file.
-- *Links.* A symbolic link counts as what it leads to, as long as that lies within the folder; a link that leads out of
-  it is Forbidden, and not listed. The folder itself may be a link.
+- *Links.* Who reads a symbolic link gets what it leads to, as long as that lies within the folder; a link that leads
+  out of it is Forbidden, and not listed. A write is to the key that it names, and changes no other one: PUT replaces
+  the link, DELETE removes it, and a key below a link to a folder can't be written. The folder itself may be a link.
 - *Names.* An object `a` and an object `a/b` exclude each other here, unlike in S3: Conflict. Listed are regular files
   with UTF-8 names, sorted by key like everywhere.
 
@@ -41,7 +43,7 @@ from shardgate_gateway.errors import (
 from shardgate_gateway.stores.base import ListPage, ObjectMeta, ObjectStream, Store
 from shardgate_gateway.stores.keys import check_key, is_key
 from shardgate_gateway.stores.listing import fold
-from shardgate_gateway.stores.translate import Body, storing, translating
+from shardgate_gateway.stores.translate import NAMES, Body, storing, translating
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -72,7 +74,7 @@ class LocalFolder(Store):
         if end is not None and end <= start:
             raise BadRequest(f"the range {start}-{end} of {name} is empty")
         with _reading(name):
-            fd = await _in_thread(self._open, key)
+            fd = await _acquire(os.close, self._open, key)
         chunks = _Chunks(fd, key, name)
         meta, size = chunks.meta, chunks.size
         if if_match not in {None, meta.etag}:
@@ -87,7 +89,7 @@ class LocalFolder(Store):
     async def head(self, key: str) -> ObjectMeta:
         self._check(key)
         with _reading(self._name(key)):
-            fd = await _in_thread(self._open, key)
+            fd = await _acquire(os.close, self._open, key)
         try:
             return _meta(key, os.fstat(fd))
         finally:
@@ -104,7 +106,7 @@ class LocalFolder(Store):
         self._check(key)
         source = Body(body)
         with storing(source, self._name(key)):
-            upload = await _in_thread(self._begin, key)
+            upload = await _acquire(_discard, self._begin, key)
             try:
                 async for chunk in source:
                     await _in_thread(_write_all, upload.fd, chunk)
@@ -154,15 +156,36 @@ class LocalFolder(Store):
             )
         return path
 
+    def _own_path(self, key: str) -> str:
+        """Where the key itself stands, which may be a link; only its folder must be what it seems."""
+        self._path(key)
+        path = f"{self._root()}/{key}"
+        if os.path.realpath(folder := os.path.dirname(path)) != folder:
+            raise Forbidden(
+                f"{self._name(key)} lies behind a symbolic link to another folder of the bucket",
+                hint="use the key that the link leads to",
+            )
+        return path
+
     def _open(self, key: str) -> int:
-        fd = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        path = self._path(key)
+        self._check_regular(key, os.stat(path, follow_symlinks=False))  # opening a device may do something to it
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            self._check_regular(key, os.fstat(fd))
+        except BaseException:
             os.close(fd)
-            raise NotFound(f"{self._name(key)} is no file")
+            raise
         return fd
 
+    def _check_regular(self, key: str, status: os.stat_result) -> None:
+        if not stat.S_ISREG(status.st_mode):
+            raise NotFound(f"{self._name(key)} is no file")
+
     def _begin(self, key: str) -> Upload:
-        target = self._path(key)
+        target = self._own_path(key)
+        if os.path.isdir(target):
+            raise Conflict(f"{self._name(key)} is a folder", hint=NAMES)
         folder = os.path.dirname(target)
         for _ in range(PUT_ATTEMPTS):
             hidden = f"{folder}/{HIDDEN}{secrets.token_hex(8)}"
@@ -175,7 +198,8 @@ class LocalFolder(Store):
 
     def _remove(self, key: str) -> None:
         """Also the folders that this leaves empty: they are no objects, and would exclude an object of their name."""
-        root, path = self._root(), self._path(key)
+        root, path = self._root(), self._own_path(key)
+        self._check_regular(key, os.stat(path))
         os.unlink(path)
         with suppress(OSError):
             while (path := os.path.dirname(path)) != root:
@@ -208,10 +232,11 @@ class _Chunks:
     """The bytes of one open file, and a last look at whether it is still the same version."""
 
     def __init__(self, fd: int, key: str, name: str) -> None:
-        self.meta = _meta(key, os.fstat(fd))
-        self.size = self.meta.size or 0
-        self.offset = self.end = 0
         self._fd = fd
+        self._status = os.fstat(fd)
+        self.meta = _meta(key, self._status)
+        self.size = self._status.st_size
+        self.offset = self.end = 0
         self._name = name
 
     def __aiter__(self) -> _Chunks:
@@ -223,7 +248,7 @@ class _Chunks:
         with translating(self._name):
             chunk = await _in_thread(os.pread, self._fd, min(CHUNK, self.end - self.offset), self.offset)
         self.offset += len(chunk)
-        if not chunk or (self.offset == self.end and _meta(self.meta.key, os.fstat(self._fd)).etag != self.meta.etag):
+        if not chunk or (self.offset == self.end and _was_written(self._status, os.fstat(self._fd))):
             raise GenerationChanged(
                 f"{self._name} was written to while it was being read", hint="replace files by rename, never in place"
             )
@@ -282,9 +307,16 @@ def _meta(key: str, status: os.stat_result) -> ObjectMeta:
     return ObjectMeta(
         key=key,
         size=status.st_size,
-        etag=f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}",
+        etag=f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_ctime_ns:x}-{status.st_size:x}",
         last_modified=datetime.fromtimestamp(status.st_mtime, UTC),
     )
+
+
+def _was_written(before: os.stat_result, now: os.stat_result) -> bool:
+    """Whether an open file may hold other bytes now; a name that it got or lost moves its change time, too."""
+    if (before.st_mtime_ns, before.st_size) != (now.st_mtime_ns, now.st_size):
+        return True
+    return before.st_nlink == now.st_nlink and before.st_ctime_ns != now.st_ctime_ns
 
 
 def _write_all(fd: int, chunk: bytes) -> None:
@@ -324,8 +356,29 @@ def _reading(name: str) -> Iterator[None]:
 async def _in_thread(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Run a file call in a thread, to its end even when we are cancelled: nobody may close its descriptor under it."""
     task = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
+    await _ended(task)
+    return task.result()
+
+
+async def _acquire(release: Callable[[R], object], call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """`_in_thread` for a call whose result has to be released: when we are cancelled, nobody else could do so."""
+    task = asyncio.ensure_future(asyncio.to_thread(call, *args, **kwargs))
     try:
-        return await asyncio.shield(task)
+        await _ended(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
+        if not task.cancelled() and task.exception() is None:
+            release(task.result())
         raise
+    return task.result()
+
+
+async def _ended(task: asyncio.Future[R]) -> None:
+    """Wait until a task has ended, and only then be cancelled."""
+    cancelled = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled:
+        raise cancelled

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import aiohttp
 from obstore import exceptions as obstore
 
+from shardgate.text import safe_line
 from shardgate_gateway.errors import (
     BadRequest,
     Conflict,
@@ -37,12 +38,16 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
 MAX_MESSAGE = 300
+MAX_EXAMINED = 16 << 10
+"""Characters of a foreign error that rules and `summary` look at: a store's answer may be of any length."""
 
 RESUME = "the next try continues where this one stopped"
 NO_CREDENTIALS = "give the gateway credentials (docs/buckets.md), or add skip_signature=true for a public bucket"
 ENCODED = "the store sent the object in another encoding than it keeps; switch compression of objects off there"
 RANGES = "a proxy or server in front of the store does not do ranges right; range answers must name what was asked"
 NAMES = "an object and a folder can't have the same name here; choose another key"
+
+_QUERY = re.compile(r"\?\S*")
 
 
 class Rule(NamedTuple):
@@ -94,6 +99,7 @@ OBSTORE = (
     Rule(obstore.BaseError, r"status: 4\d\d\b", BadRequest, "the store refuses this request for this key"),
     Rule(obstore.BaseError, r"request or response body error|connection|HttpError", UpstreamUnavailable, RESUME),
     Rule(obstore.BaseError, "", UpstreamError),
+    Rule(UnicodeError, "", BadRequest, "a store takes only text that is UTF-8"),
     Rule(ValueError, "parse path", BadRequest),
     Rule(NotImplementedError, "", BadRequest),
 )
@@ -123,27 +129,48 @@ FILES: dict[int, tuple[type[GatewayError], str]] = {
     errno.ENAMETOOLONG: (BadRequest, "each part of a key may have 255 bytes in a folder"),
     errno.EINVAL: (BadRequest, ""),
     errno.EILSEQ: (BadRequest, ""),
+    errno.ENXIO: (NotFound, ""),
+    errno.ENODEV: (NotFound, ""),
 }
 """By errno; any other one means that this machine's disk fails."""
 
 
 def summary(error: BaseException) -> str:
     """The first part of a foreign error's text, safe to show."""
-    text = str(error).split("\n\nDebug source:", 1)[0] or type(error).__name__
-    if code := re.search(r"<Code>(.*?)</Code>(?:.*?<Message>(.*?)</Message>)?", text, re.DOTALL):
-        text = f"{text[: text.find('<')].rstrip(': ')}: {': '.join(filter(None, code.groups()))}"
-    return re.sub(r"\?[^\s]*", "", " ".join(text.split()))[:MAX_MESSAGE]
+    text = _text(error).split("\n\nDebug source:", 1)[0] or type(error).__name__
+    if code := _element(text, "Code"):
+        text = f"{text[: text.find('<')].rstrip(': ')}: {': '.join(filter(None, (code, _element(text, 'Message'))))}"
+    return safe_line(_QUERY.sub("", " ".join(text.split())), MAX_MESSAGE)
 
 
 def translate(error: BaseException, label: str) -> GatewayError | None:
     """Our error for a foreign one, or None where it is none of a store's."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return _of_file(error, label)
+    text = _text(error)
     for rule in (*OBSTORE, *AIOHTTP):
-        if isinstance(error, rule.foreign) and re.search(rule.text, str(error)):
+        if isinstance(error, rule.foreign) and re.search(rule.text, text):
             return rule.ours(f"{label}: {summary(error)}", hint=rule.hint)
-    if isinstance(error, OSError):
-        ours, hint = FILES.get(error.errno or 0, (LocalStorageError, "check this machine's disk"))
-        return ours(f"{label}: {error.strerror or error}", hint=hint)
-    return None
+    return _of_file(error, label) if isinstance(error, OSError) else None
+
+
+def _of_file(error: OSError, label: str) -> GatewayError:
+    """Its text would tell where the file is; the label says which object it is, and the system's word why."""
+    ours, hint = FILES.get(error.errno or 0, (LocalStorageError, "check this machine's disk"))
+    return ours(f"{label}: {error.strerror or type(error).__name__}", hint=hint)
+
+
+def _text(error: BaseException) -> str:
+    """What is looked at of an error's text: its beginning, and its end, where the chain of causes stands."""
+    text = str(error)
+    return text if len(text) <= MAX_EXAMINED else f"{text[: MAX_EXAMINED // 2]} ... {text[-MAX_EXAMINED // 2 :]}"
+
+
+def _element(text: str, name: str) -> str:
+    """What the first XML element of this name holds; empty where there is none."""
+    _, _, rest = text.partition(f"<{name}>")
+    content, end, _ = rest.partition(f"</{name}>")
+    return content if end else ""
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from shardgate_gateway.errors import PreconditionFailed
+from shardgate_gateway.errors import BadRequest, PreconditionFailed
 from shardgate_gateway.http.conditions import Version, http_date, not_modified, quoted, range_applies
 from shardgate_gateway.stores.base import ObjectMeta
 
@@ -22,7 +22,7 @@ def headers(*pairs: tuple[str, str]) -> CIMultiDictProxy[str]:
     return CIMultiDictProxy(CIMultiDict(pairs))
 
 
-@pytest.mark.parametrize("value", ['"abc"', 'W/"abc"', '"x", "abc"', '"x",W/"abc" , "y"', "*", ' "abc" '])
+@pytest.mark.parametrize("value", ['"abc"', 'W/"abc"', '"x", "abc"', '"x",W/"abc" , "y"', "*", ' "abc" ', ',, "abc",'])
 @pytest.mark.parametrize("version", [STRONG, WEAK])
 def test_if_none_match_compares_weakly(value: str, version: Version) -> None:
     assert not_modified(headers(("If-None-Match", value)), version)
@@ -60,7 +60,21 @@ def test_etags_beat_dates() -> None:
     assert not not_modified(headers(("If-Match", '"abc"'), ("If-Unmodified-Since", before)), STRONG)
 
 
-@pytest.mark.parametrize("date", ["yesterday", "", "Sat, 99 Nov 2026 08:00:00 GMT", "9" * 400])
+@pytest.mark.parametrize(
+    "date",
+    [
+        "yesterday",
+        "",
+        "Sat, 99 Nov 2026 08:00:00 GMT",
+        "9" * 400,
+        "Sat, 21 Nov 2026 08:00:00 +99999999999999",
+        "Sat, 21 Nov 2026 08:00:00 -9999999",
+        "Fri, 31 Dec 9999 23:59:59 -1200",
+        "Sat, 21 Nov 99999999999999999999 08:00:00 GMT",
+        "Sat, 21 Nov 2026 08:00:00:00:00 GMT",
+        "\udce9\x00",
+    ],
+)
 def test_a_date_that_is_none_is_ignored(date: str) -> None:
     assert not not_modified(headers(("If-Modified-Since", date), ("If-Unmodified-Since", date)), STRONG)
 
@@ -68,9 +82,25 @@ def test_a_date_that_is_none_is_ignored(date: str) -> None:
 def test_a_range_applies_only_to_the_version_that_if_range_names() -> None:
     assert range_applies(headers(), STRONG)
     assert range_applies(headers(("If-Range", '"abc"')), STRONG)
-    assert range_applies(headers(("If-Range", http_date(WHEN))), STRONG)
     for value, version in [('"x"', STRONG), ('W/"abc"', STRONG), ('"abc"', WEAK), ("nonsense", STRONG)]:
         assert not range_applies(headers(("If-Range", value)), version)
+
+
+def test_a_date_is_no_proof_that_a_range_fits() -> None:
+    """The object may have been written twice within that second."""
+    assert not range_applies(headers(("If-Range", http_date(WHEN))), STRONG)
+    assert not range_applies(headers(("If-Range", http_date(WHEN + timedelta(days=1)))), STRONG)
+
+
+@pytest.mark.parametrize("value", ['"x" "abc"', 'x, "abc"', '"x", oops, "abc"', '"x"W/"abc"', 'W/ "abc"'])
+def test_a_list_of_etags_is_read_up_to_what_is_none(value: str) -> None:
+    assert not not_modified(headers(("If-None-Match", value)), STRONG)
+
+
+@pytest.mark.parametrize("name", ["If-Match", "If-None-Match"])
+def test_a_list_of_etags_longer_than_any_reader_needs_is_refused(name: str) -> None:
+    with pytest.raises(BadRequest, match="list of etags"):
+        not_modified(headers(*[(name, '"x",' * 1000)] * 10), STRONG)
 
 
 def test_ordinary_etags_stand_in_headers_as_they_are() -> None:

@@ -281,3 +281,15 @@ def test_a_small_file_that_changes_behind_the_gateway_is_read_anew(gateway: Gate
     path: Path = gateway.cache.parent.parent / "data" / "changing"
     path.write_bytes(b"newer")
     assert curl(url(gateway, "changing")).body == b"newer"
+
+
+@pytest.mark.parametrize("value", [b"text/\xff", b"text/\xc3\xa9", b"a/b\tc"])
+def test_a_content_type_that_is_not_ascii_is_refused(gateway: GatewayProcess, value: bytes) -> None:
+    head = b"PUT /v1/objects/data/typed?provider=gcp HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Type: "
+    answer = send_raw(gateway.endpoint, head + value + b"\r\nConnection: close\r\n\r\n1")
+    assert answer.status == 400
+
+
+def test_a_missing_object_does_not_tell_where_the_folder_lies(gateway: GatewayProcess) -> None:
+    problem = said(curl(url(gateway, "not/there")))
+    assert problem["message"] == "gcp://data/not/there: No such file or directory"

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import mmap
 import os
+import socket
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
-from shardgate_gateway.errors import BadRequest, Forbidden, GenerationChanged, LocalStorageError, NotFound
+from shardgate_gateway.errors import (
+    BadRequest,
+    Conflict,
+    Forbidden,
+    GatewayError,
+    GenerationChanged,
+    LocalStorageError,
+    NotFound,
+    PreconditionFailed,
+)
 from shardgate_gateway.stores import local_folder
 
 
@@ -228,3 +240,156 @@ async def test_a_tree_as_deep_as_a_key_can_be_is_listed(store, folder, helpers):
     key = "/".join(["d"] * 400)
     await store.put(key, helpers["chunked"](b"1"))
     assert await helpers["list_all"](store) == ([key], [])
+
+
+def write_with_time(path, data, seconds):
+    path.write_bytes(data)
+    os.utime(path, (seconds, seconds))
+
+
+def rewritten_in_place(path):
+    """`rsync --inplace -t`, `cp -p` over a file."""
+    with path.open("r+b") as file:
+        file.write(b"new")
+
+
+def removed_and_made_anew(path):
+    """`tar -x`; a file system may give the same inode out again."""
+    path.unlink()
+    path.write_bytes(b"new")
+
+
+def mapped_and_changed(path):
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), 3) as view:
+        view[:] = b"new"
+        view.flush()
+
+
+@pytest.mark.parametrize("change", [rewritten_in_place, removed_and_made_anew, mapped_and_changed])
+async def test_a_version_of_the_same_size_and_time_has_another_etag(store, folder, change):
+    path = folder / "a"
+    write_with_time(path, b"old", 1_700_000_000)
+    before = await store.head("a")
+    while (await store.head("a")).etag == before.etag:  # the kernel's clock moves by a few milliseconds at a time
+        change(path)
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    after = await store.head("a")
+    assert (after.size, after.last_modified) == (before.size, before.last_modified)
+    with pytest.raises(PreconditionFailed):
+        await store.get("a", if_match=before.etag)
+
+
+async def test_a_file_rewritten_under_its_old_time_while_it_is_read_is_noticed(store, folder):
+    write_with_time(folder / "a", DATA, 1_700_000_000)
+    stream = await store.get("a")
+    chunks = aiter(stream.chunks)
+    await anext(chunks)
+    first = (folder / "a").stat().st_ctime_ns
+    while (folder / "a").stat().st_ctime_ns == first:
+        write_with_time(folder / "a", DATA[::-1], 1_700_000_000)
+    with pytest.raises(GenerationChanged):
+        async for _ in chunks:
+            pass
+    await stream.aclose()
+
+
+async def test_another_name_for_a_file_does_not_disturb_who_reads_it(store, folder, helpers):
+    (folder / "a").write_bytes(DATA)
+    stream = await store.get("a")
+    os.link(folder / "a", folder / "backup")
+    assert await helpers["drain"](stream) == DATA
+
+
+async def test_a_write_changes_only_the_key_that_it_names(store, folder, helpers):
+    (folder / "real").mkdir()
+    (folder / "real" / "x").write_bytes(b"x")
+    for name in ("replaced", "removed"):
+        (folder / name).symlink_to("real/x")
+    await store.put("replaced", helpers["chunked"](b"mine"))
+    await store.delete("removed")
+    assert names(folder) == ["real", "replaced"]
+    assert (folder / "replaced").read_bytes() == b"mine"
+    assert (folder / "real" / "x").read_bytes() == b"x"
+
+
+async def test_a_key_below_a_link_to_a_folder_cannot_be_written(store, folder, helpers):
+    (folder / "real" / "deep").mkdir(parents=True)
+    (folder / "real" / "deep" / "x").write_bytes(b"x")
+    (folder / "link").symlink_to("real")
+    (folder / "real" / "again").symlink_to("deep")
+    for key in ("link/deep/x", "link/new", "link/new/y", "real/again/x"):
+        with pytest.raises(Forbidden, match="behind a symbolic link"):
+            await store.put(key, helpers["chunked"](b"1"))
+        with pytest.raises(Forbidden, match="behind a symbolic link"):
+            await store.delete(key)
+    assert (folder / "real" / "deep" / "x").read_bytes() == b"x"
+    assert names(folder / "real") == ["again", "deep"]
+
+
+async def test_a_link_that_is_no_object_is_neither_removed_nor_replaced(store, folder, helpers):
+    (folder / "real").mkdir()
+    (folder / "to-folder").symlink_to("real")
+    (folder / "to-nothing").symlink_to("gone")
+    with pytest.raises(Conflict):
+        await store.put("to-folder", helpers["chunked"](b"1"))
+    for key in ("to-folder", "to-nothing"):
+        with pytest.raises(NotFound):
+            await store.delete(key)
+    assert names(folder) == ["real", "to-folder", "to-nothing"]
+
+
+async def test_no_error_tells_where_the_folder_lies(store, folder, tmp_path, helpers):
+    (folder / "file").write_bytes(b"1")
+    (folder / "folder").mkdir()
+    (folder / "loop").symlink_to("loop")
+    (folder / "out").symlink_to("/etc/hostname")
+    refused = []
+    for key in ("missing", "missing/deep", "file/below", "folder", "loop", "out", "x" * 300, "folder/" + "y" * 300):
+        for call in (store.get(key), store.head(key), store.delete(key)):
+            with pytest.raises(GatewayError) as caught:
+                await call
+            refused.append(caught.value)
+    for key in ("file/below", "folder", "out", "x" * 300):
+        with pytest.raises(GatewayError) as caught:
+            await store.put(key, helpers["chunked"](b"1"))
+        refused.append(caught.value)
+    for error in refused:
+        assert str(tmp_path) not in error.message + error.hint
+        assert "/etc" not in error.message + error.hint
+
+
+async def test_a_socket_in_the_folder_is_no_object_and_no_failure_of_the_disk(store, folder, helpers):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.fspath(folder / "s"))
+        for call in (store.get("s"), store.head("s"), store.delete("s")):
+            with pytest.raises(NotFound):
+                await call
+    assert await helpers["list_all"](store) == ([], [])
+
+
+@pytest.mark.parametrize("action", ["get", "head", "put"])
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_cancelled_open_leaves_no_descriptor(store, folder, monkeypatch, helpers, action, times):
+    (folder / "a").write_bytes(DATA)
+    opening, go_on = threading.Event(), threading.Event()
+    real = os.open
+
+    def slow_open(path, flags, mode=0o777):
+        opening.set()
+        go_on.wait(30)
+        return real(path, flags, mode)
+
+    before = names(Path("/proc/self/fd"))
+    monkeypatch.setattr(local_folder.os, "open", slow_open)
+    call = store.put("b", helpers["chunked"](b"1")) if action == "put" else getattr(store, action)("a")
+    task = asyncio.ensure_future(call)
+    await asyncio.to_thread(opening.wait, 30)
+    for _ in range(times):
+        task.cancel()
+        await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    monkeypatch.undo()
+    assert names(Path("/proc/self/fd")) == before
+    assert names(folder) == ["a"]

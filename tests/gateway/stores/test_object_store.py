@@ -8,8 +8,11 @@ import sys
 
 import pytest
 
+from shardgate_gateway.errors import BadRequest
+
 SCRIPT = """
 import asyncio
+from shardgate_gateway.errors import BadRequest
 from shardgate_gateway.settings import BucketSettings, UpstreamSettings
 from shardgate_gateway.stores.open import open_store
 
@@ -66,3 +69,21 @@ async def test_chunks_are_handed_on_as_they_come(open_bucket, helpers):
     chunks = [chunk async for chunk in stream.chunks]
     assert all(chunks)
     assert b"".join(chunks) == data
+
+
+@pytest.mark.parametrize("prefix", ["\0", "a\0", "a/\0", "\x7f", "\udcff", "x" * 5000, "../", "a//b"])
+async def test_a_prefix_that_no_key_has_lists_nothing(open_bucket, helpers, prefix):
+    store = open_bucket("mem://")
+    await store.put("a", helpers["chunked"](b"1"))
+    assert await helpers["list_all"](store, prefix) == ([], [])
+
+
+@pytest.mark.parametrize("token", ["\0", "\udcff", "../", "//", "x" * 5000])
+async def test_a_token_that_no_listing_gave_is_refused(open_bucket, token):
+    with pytest.raises(BadRequest, match="no token"):
+        await open_bucket("mem://").list("", token=token)
+
+
+async def test_text_that_is_not_utf8_is_refused_in_our_words(open_bucket, helpers):
+    with pytest.raises(BadRequest):
+        await open_bucket("mem://").put("a", helpers["chunked"](b"1"), content_type="text/\udcff")

@@ -98,6 +98,27 @@ def test_a_message_has_an_end():
     assert len(summary(obstore.GenericError("x" * 100_000))) <= 300
 
 
+@pytest.mark.parametrize(
+    "text", ["<Code>", "<Code>a</Code><Message>", "?", "<Code>x</Code>?<", "\x1b]0;\n", "status: "]
+)
+def test_a_message_is_short_and_plain_whatever_a_store_answers(text):
+    error = translate(obstore.GenericError(f"Generic S3 error: {text * 100_000}"), "aws://b/k")
+    assert len(error.message) <= 320
+    assert error.message.isprintable()
+
+
+def test_the_cause_at_the_end_of_a_long_answer_is_found():
+    error = translate(obstore.GenericError("x" * 1_000_000 + "\n\nDebug source:\n kind: Connect"), "aws://b/k")
+    assert isinstance(error, errors.UpstreamUnavailable)
+
+
+@pytest.mark.parametrize("kind", [FileNotFoundError, PermissionError, OSError, NotADirectoryError])
+def test_an_error_of_a_file_tells_no_path(kind):
+    for number in (2, 13, 5, 6, 28):
+        error = translate(kind(number, "word", "/srv/secret/a"), "file://b/a")
+        assert error.message == "file://b/a: word"
+
+
 async def test_the_senders_error_is_not_the_stores():
     async def chunks():
         yield b"1"
