@@ -74,6 +74,7 @@ class Asked:
     key: str
     headers: dict[str, str]
     sent: int = 0
+    target: str = ""
 
 
 class FaultyOrigin:
@@ -83,6 +84,8 @@ class FaultyOrigin:
         self.objects: dict[str, Version] = {}
         self.requests: list[Asked] = []
         self.refuse_head = False
+        self.head = Fault()
+        """What goes wrong with every HEAD."""
         self._faults: defaultdict[str, deque[Fault]] = defaultdict(deque)
         self._released = threading.Event()
         self._lock = threading.Lock()
@@ -163,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Tests read `requests`, not a log."""
 
     def do_HEAD(self) -> None:
-        self._answer(Fault(status=405) if self.server.origin.refuse_head else Fault())
+        self._answer(Fault(status=405) if self.server.origin.refuse_head else self.server.origin.head)
 
     def do_GET(self) -> None:
         self._answer(self.server.origin.next_fault(self._key()))
@@ -172,7 +175,7 @@ class _Handler(BaseHTTPRequestHandler):
         return unquote(urlsplit(self.path).path).lstrip("/")
 
     def _answer(self, fault: Fault) -> None:
-        asked = Asked(self.command, self._key(), dict(self.headers.items()))
+        asked = Asked(self.command, self._key(), dict(self.headers.items()), target=self.path)
         self.server.origin.requests.append(asked)
         version = self.server.origin.objects.get(asked.key)
         if fault.before:

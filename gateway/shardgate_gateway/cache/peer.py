@@ -21,6 +21,7 @@ from shardgate import wire
 from shardgate_gateway.cache.source import Source
 from shardgate_gateway.errors import GatewayError, UpstreamUnavailable
 from shardgate_gateway.stores.http_origin import HttpOrigin
+from shardgate_gateway.stores.translate import translating
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +71,16 @@ class PeerBucket(HttpOrigin):
 
     def _opaque(self, etag: str) -> str:
         """The gateway quotes what can't stand in a header."""
-        return unquote(super()._opaque(etag))
+        return unquote(etag)
+
+    async def head(self, key: str) -> ObjectMeta:
+        """A gateway answers HEAD as it answers GET."""
+        with translating(self._name(key)):
+            response = await self._request("HEAD", key)
+        try:
+            return self._meta(key, self._read(key, response))
+        finally:
+            response.close()
 
 
 class PeerSource(Source):

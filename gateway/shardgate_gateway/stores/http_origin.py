@@ -2,26 +2,28 @@
 
 A web server promises less than an object store, so everything it says is checked before a byte goes on:
 
-- *Encoding.* Asked for is `identity`; an answer in another Content-Encoding is not the object, and is refused.
+- *Encoding.* Asked for is `identity`; an answer whose Content-Encoding changes the bytes is not the object, and is
+  refused.
+- *HEAD.* Many servers answer it worse than GET: they refuse it, compress it, or leave the ETag out. It is believed
+  where it says yes, and says as much as the GETs of this server. Else a GET is asked, of which only the head is read.
 - *Version.* The ETag; without one, modification time and size, which makes the etag weak. Without either, every answer
   is a version of its own. `if_match` is compared here, not sent as If-Match, which many servers ignore and which must
   fail for weak etags (RFC 9110).
 - *Ranges.* A 206 must name the range that was asked. A 200 to a range is the whole object: it is used when the range
   begins at 0, or when its strong etag is the one wanted, by skipping forward to the range, which costs transfer but no
   correctness; else it is refused.
-- *End.* With a Content-Length, or a last chunk, the end is known and checked. Nothing else counts as an end.
+- *End.* With a Content-Length, or a last chunk, the end is known and checked. Nothing else counts as an end: an answer
+  with neither is refused before its first byte goes on.
 - *Redirects.* Followed to the same host and to those in `allow_redirect_hosts` (`redirects.py`).
 
-The client has no limit on a whole transfer, only `progress_timeout` on the wait for the next byte.
+What the headers say is parsed in `origin_answer.py`. The client has no limit on a whole transfer, only
+`progress_timeout` on the wait for the next byte.
 """
 
 from __future__ import annotations
 
-import re
 import secrets
-from datetime import datetime
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import aiohttp
@@ -41,6 +43,7 @@ from shardgate_gateway.errors import (
 )
 from shardgate_gateway.stores.base import ListPage, ObjectMeta, ObjectStream, Store
 from shardgate_gateway.stores.keys import check_key
+from shardgate_gateway.stores.origin_answer import Span, fitting_etag, parse_retry_after, read_answer
 from shardgate_gateway.stores.redirects import MAX_REDIRECTS, REDIRECTS, GuardedResolver, RedirectPolicy
 from shardgate_gateway.stores.translate import NAMES, RANGES, Body, storing, translating
 
@@ -48,16 +51,18 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from shardgate_gateway.settings import UpstreamSettings
+    from shardgate_gateway.stores.origin_answer import OriginAnswer
 
-SAFE = "/-_.~!$&'()*+,;=:@"
-"""Characters that RFC 3986 lets stand in a path; all others are quoted."""
+SAFE = "/"
+"""All but letters, digits and `-_.~` is quoted: servers may read the other characters that a path may hold in ways of
+their own (S3 takes `+` for a blank), and the quoted form is the character to all of them."""
 READ_BUFFER = 256 << 10
 """Half of the bytes that may wait here for a slow reader, per transfer, before the sender is made to wait."""
 CHANGED = "the server, or a proxy before it, changed the body on the way"
 UNVERSIONED = "unversioned-"
-CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)", re.ASCII)
-OK, PARTIAL, BAD, RANGE_NOT_SATISFIABLE, FAILED = 200, 206, 400, 416, 500
-NO_SUCH_METHOD = {405, 501}
+BAD, RANGE_NOT_SATISFIABLE, FAILED = 400, 416, 500
+NOBODY_THERE = (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError)
+"""What a GET would meet as well."""
 STATUS: dict[int, tuple[type[GatewayError], str]] = {
     400: (BadRequest, "the server refuses this URL"),
     401: (Forbidden, "the server wants a login; put it into the bucket's address: http://user:password@host/"),
@@ -95,6 +100,8 @@ class HttpOrigin(Store):
             total=None, sock_connect=upstream.connect_timeout, sock_read=upstream.progress_timeout
         )
         self._session: aiohttp.ClientSession | None = None
+        self._facts: frozenset[str] = frozenset()
+        """What the last GET told of its object."""
 
     async def get(
         self, key: str, *, start: int = 0, end: int | None = None, if_match: str | None = None
@@ -109,9 +116,9 @@ class HttpOrigin(Store):
         try:
             if response.status == RANGE_NOT_SATISFIABLE:
                 await self._refuse_range(key, start, if_match, response)
-            self._check(key, response)
-            span = _span(response, name)
-            meta = self._meta(key, response, span.size)
+            answer = self._read(key, response)
+            span, meta = answer.span, self._meta(key, answer)
+            self._facts = answer.facts
             self._check_version(meta, if_match)
             stop = _place(span, start, end, pinned=if_match is not None and not meta.weak, name=name)
             chunks = _Chunks(response, span, start, end if stop is None else stop, name)
@@ -121,15 +128,37 @@ class HttpOrigin(Store):
             raise
 
     async def head(self, key: str) -> ObjectMeta:
+        return await self._by_head(key) or await self._by_get(key)
+
+    async def _by_head(self, key: str) -> ObjectMeta | None:
+        """What HEAD says; None where a GET may say something else."""
         with translating(self._name(key)):
-            response = await self._request("HEAD", key)
-            if response.status in NO_SUCH_METHOD:
-                response = await self._request("GET", key)
+            try:
+                response = await self._request("HEAD", key)
+            except NOBODY_THERE:
+                raise
+            except (aiohttp.ClientError, GatewayError):
+                return None
         try:
-            self._check(key, response)
-            return self._meta(key, response, _span(response, self._name(key)).size)
+            answer = self._read(key, response)
+        except GatewayError:
+            return None
         finally:
             response.close()
+        has_version = answer.etag or answer.last_modified
+        return (
+            self._meta(key, answer) if has_version and answer.span.size != 0 and self._facts <= answer.facts else None
+        )
+
+    async def _by_get(self, key: str) -> ObjectMeta:
+        with translating(self._name(key)):
+            response = await self._request("GET", key)
+        try:
+            answer = self._read(key, response)
+        finally:
+            response.close()
+        self._facts = answer.facts
+        return self._meta(key, answer)
 
     async def put(
         self, key: str, body: AsyncIterator[bytes], *, size: int | None = None, content_type: str | None = None
@@ -178,7 +207,8 @@ class HttpOrigin(Store):
         return {"Accept-Encoding": "identity"}
 
     def _opaque(self, etag: str) -> str:
-        return etag.removeprefix("W/").strip('"')
+        """The identity of a version, from what stands between the quotes."""
+        return fitting_etag(etag)
 
     def _client(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -216,6 +246,12 @@ class HttpOrigin(Store):
             url = target
         raise UpstreamError(f"{self._name(key)} was redirected more than {MAX_REDIRECTS} times")
 
+    def _read(self, key: str, response: aiohttp.ClientResponse) -> OriginAnswer:
+        """The head of a good answer; raises what another one stands for."""
+        self._check(key, response)
+        has_body = response.method != "HEAD"
+        return read_answer(response.status, response.headers, self._name(key), has_body=has_body)
+
     def _check(self, key: str, response: aiohttp.ClientResponse) -> None:
         """Raise what a status stands for, unless it is a good one."""
         status = response.status
@@ -223,27 +259,23 @@ class HttpOrigin(Store):
             return
         otherwise = UpstreamUnavailable if status >= FAILED else UpstreamError
         ours, hint = STATUS.get(status, (otherwise, ""))
-        retry_after = _seconds(response.headers.get("Retry-After"))
+        retry_after = parse_retry_after(response.headers.get("Retry-After"))
         raise ours(f"{self._name(key)}: the server answered {status}", hint=hint, retry_after=retry_after)
 
     def _check_version(self, meta: ObjectMeta, if_match: str | None) -> None:
         if if_match not in {None, meta.etag}:
             raise PreconditionFailed(f"{self._name(meta.key)} has the etag {meta.etag} now, not {if_match}")
 
-    def _meta(self, key: str, response: aiohttp.ClientResponse, size: int | None) -> ObjectMeta:
-        etag = response.headers.get("ETag", "").strip()
-        modified = _date(response.headers.get("Last-Modified"))
-        opaque = self._opaque(etag)
-        if not opaque:
-            when = f"{modified.timestamp():.0f}" if modified else UNVERSIONED + secrets.token_hex(8)
-            opaque = f"{when}-{'' if size is None else size}"
+    def _meta(self, key: str, answer: OriginAnswer) -> ObjectMeta:
+        size, modified = answer.span.size, answer.last_modified
+        when = f"{modified.timestamp():.0f}" if modified else UNVERSIONED + secrets.token_hex(8)
         return ObjectMeta(
             key=key,
             size=size,
-            etag=opaque,
-            weak=not etag.startswith('"'),
+            etag=self._opaque(answer.etag) or f"{when}-{'' if size is None else size}",
+            weak=answer.weak,
             last_modified=modified,
-            content_type=response.headers.get("Content-Type"),
+            content_type=answer.content_type,
         )
 
     async def _refuse_range(self, key: str, start: int, if_match: str | None, response: aiohttp.ClientResponse) -> None:
@@ -254,19 +286,10 @@ class HttpOrigin(Store):
         raise RangeNotSatisfiable(f"{self._name(key)} has no byte {start}", size=meta.size or 0)
 
 
-class _Span(NamedTuple):
-    """Which bytes of the object an answer holds: `[start, end)` of `size`; None is unknown."""
-
-    start: int
-    end: int | None
-    size: int | None
-    partial: bool
-
-
 class _Chunks:
     """The wanted part of an answer's body; ends normally only at its announced end."""
 
-    def __init__(self, response: aiohttp.ClientResponse, span: _Span, start: int, stop: int | None, name: str) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, span: Span, start: int, stop: int | None, name: str) -> None:
         self._response = response
         self._skip = start - span.start
         self._left = None if stop is None else stop - start
@@ -311,30 +334,7 @@ class _Chunks:
         self._response.close()
 
 
-def _span(response: aiohttp.ClientResponse, name: str) -> _Span:
-    """What a good answer says that it holds; UpstreamCorrupt where that makes no sense."""
-    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in {"", "identity"}:
-        raise UpstreamCorrupt(
-            f"{name}: the server sent it encoded as {encoding[:20]}, which is not the object",
-            hint="switch compression off for these files at the server or proxy (nginx: gzip off)",
-        )
-    length = response.content_length
-    if response.status == OK:
-        return _Span(0, length, length, partial=False)
-    said = CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
-    if response.status != PARTIAL or said is None:
-        raise UpstreamCorrupt(
-            f"{name}: the server answered {response.status} without a good Content-Range", hint=RANGES
-        )
-    start, end = int(said[1]), int(said[2]) + 1
-    size = None if said[3] == "*" else int(said[3])
-    if end <= start or (size is not None and end > size) or length not in {None, end - start}:
-        raise UpstreamCorrupt(f"{name}: the server sent {said[0]!r} and Content-Length {length}", hint=RANGES)
-    return _Span(start, end, size, partial=True)
-
-
-def _place(span: _Span, start: int, end: int | None, *, pinned: bool, name: str) -> int | None:
+def _place(span: Span, start: int, end: int | None, *, pinned: bool, name: str) -> int | None:
     """Where the wanted part of the answer stops, None where only the transport knows."""
     if span.size is not None and start >= span.size and (start or end is not None):
         raise RangeNotSatisfiable(f"{name} has no byte {start}", size=span.size)
@@ -345,20 +345,3 @@ def _place(span: _Span, start: int, end: int | None, *, pinned: bool, name: str)
     if not span.partial and start and not pinned:
         raise UpstreamCorrupt(f"{name}: asked for a range, the server sent the whole object", hint=RANGES)
     return stop
-
-
-def _date(header: str | None) -> datetime | None:
-    try:
-        return parsedate_to_datetime(header) if header else None
-    except ValueError:
-        return None
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """`Retry-After` is a number of seconds or a date."""
-    if retry_after is None:
-        return None
-    if re.fullmatch(r"\d{1,9}", retry_after.strip(), re.ASCII):
-        return float(retry_after)
-    when = _date(retry_after)
-    return max(0.0, (when - datetime.now(when.tzinfo)).total_seconds()) if when else None

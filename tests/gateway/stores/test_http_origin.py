@@ -1,0 +1,164 @@
+"""A web server that answers HEAD worse than GET, ends bodies by closing, or reads paths in ways of its own."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import raw_answers
+from raw_answers import ENDING, ENDLESS, answering
+from servers_faulty import Fault
+
+from shardgate_gateway.errors import Forbidden, GatewayError, NotFound, UpstreamCorrupt, UpstreamUnavailable
+
+DATA = os.urandom(100_000)
+KEY = "train/a.tar"
+
+
+@pytest.fixture
+async def store(origin, open_bucket):
+    origin.put(KEY, DATA, etag="v1")
+    store = open_bucket(origin.url)
+    yield store
+    await store.aclose()
+
+
+@pytest.mark.parametrize("answer", ENDLESS.values(), ids=ENDLESS)
+async def test_a_body_that_only_a_close_ends_is_never_whole(open_bucket, helpers, answer):
+    with answering(answer) as url:
+        store = open_bucket(url)
+        with pytest.raises(UpstreamCorrupt):
+            await helpers["drain"](await store.get(KEY))
+        await store.aclose()
+
+
+@pytest.mark.parametrize("answer", ENDING.values(), ids=ENDING)
+async def test_a_body_whose_end_is_told_is_read(open_bucket, helpers, answer):
+    with answering(answer) as url:
+        store = open_bucket(url)
+        assert await helpers["drain"](await store.get(KEY)) == raw_answers.BODY
+        await store.aclose()
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 410, 429, 451, 500, 501, 502, 503, 203, 204])
+async def test_a_head_that_says_no_is_not_believed_where_get_says_yes(store, origin, status):
+    origin.head = Fault(status=status)
+    meta = await store.head(KEY)
+    assert (meta.size, meta.etag, meta.weak) == (len(DATA), "v1", False)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Encoding": "gzip"},
+        {"ETag": None},
+        {"ETag": None, "Last-Modified": None},
+        {"ETag": 'W/"v1"'},
+        {"Content-Length": None},
+        {"Content-Length": "0"},
+        {"Last-Modified": None},
+    ],
+    ids=str,
+)
+async def test_a_head_that_says_less_than_get_is_not_believed(store, origin, helpers, headers):
+    await helpers["drain"](await store.get(KEY))
+    origin.head = Fault(headers=headers)
+    seen = await store.get(KEY)
+    await seen.aclose()
+    assert await store.head(KEY) == seen.meta
+
+
+async def test_a_head_that_says_as_much_as_get_is_enough(store, origin, helpers):
+    await helpers["drain"](await store.get(KEY))
+    asked = len(origin.gets(KEY))
+    assert (await store.head(KEY)).etag == "v1"
+    origin.put("no etag", DATA, etag="")
+    await helpers["drain"](await store.get("no etag"))
+    assert (await store.head("no etag")).weak
+    assert len(origin.gets(KEY)) == asked
+    assert len(origin.gets("no etag")) == 1
+
+
+async def test_what_get_refuses_as_well_is_refused(store, origin):
+    with pytest.raises(NotFound):
+        await store.head("missing")
+    origin.head = Fault(status=404)
+    origin.fail(KEY, Fault(status=403))
+    with pytest.raises(Forbidden, match="answered 403"):
+        await store.head(KEY)
+
+
+async def test_a_head_that_breaks_the_connection_becomes_a_get(open_bucket):
+    with answering(b"", ENDING["a length"]) as url:
+        store = open_bucket(url)
+        assert (await store.head(KEY)).size == len(raw_answers.BODY)
+        await store.aclose()
+
+
+async def test_a_server_that_is_down_is_asked_once(open_bucket, monkeypatch):
+    store = open_bucket("http://127.0.0.1:9")
+    with pytest.raises(UpstreamUnavailable):
+        await store.head(KEY)
+    await store.aclose()
+
+
+@pytest.mark.parametrize("key", ["c++-000.tar", "a;b=c&d,e.tar", "a b.tar", "ü%2B.tar", "x/$!'()*:@~.tar", "a?b#c.tar"])
+async def test_a_key_is_quoted_so_that_no_server_reads_it_differently(origin, open_bucket, helpers, key):
+    origin.put(f"bucket/{key}", DATA)
+    store = open_bucket(f"{origin.url}/bucket")
+    assert await helpers["drain"](await store.get(key)) == DATA
+    assert (await store.head(key)).size == len(DATA)
+    await store.aclose()
+    paths = {asked.target for asked in origin.requests}
+    assert len(paths) == 1
+    assert not set(paths.pop()) & set("+;=&,!$'()*:@?#")
+
+
+ODD = {
+    "a date that overflows": {"Last-Modified": "Sun, 06 Nov 1994 08:49:37 +99999999999999"},
+    "the last moment": {"Last-Modified": "Fri, 31 Dec 9999 23:59:59 -1200"},
+    "an etag that is no text": {"ETag": '"\xe9\xff"'},
+    "an etag with everything": {"ETag": '"a, b%25 "c" \xe9"'},
+    "a long etag": {"ETag": f'"{"x" * 4000}"'},
+    "a long weak etag": {"ETag": f'W/"{"x" * 4000}"'},
+    "a type that is no text": {"Content-Type": "text/\xe9\xff"},
+    "a long type": {"Content-Type": "text/" + "x" * 4000},
+}
+
+
+@pytest.mark.parametrize("headers", ODD.values(), ids=ODD)
+async def test_an_odd_header_costs_neither_the_object_nor_its_versions(store, origin, helpers, headers):
+    origin.head = Fault(headers=headers)
+    origin.fail(KEY, Fault(headers=headers), times=3)
+    stream = await store.get(KEY)
+    assert await helpers["drain"](stream) == DATA
+    assert (stream.meta.etag, stream.meta.weak) != ("", False)
+    stream.meta.etag.encode()
+    again = await store.get(KEY, start=1, if_match=stream.meta.etag)
+    assert await helpers["drain"](again) == DATA[1:]
+    assert await store.head(KEY) == stream.meta
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://files.example:99999999/x",
+        "http://127.0.0.1:99999999/x",
+        "http://127.0.0.1:-1/x",
+        "http://127.0.0.1:x/x",
+        "http://[::1/x",
+        "http://\xe9\xff/x",
+        "http://" + "a" * 300 + "/x",
+        "",
+    ],
+)
+async def test_a_redirect_to_where_nothing_can_be_is_refused(store, origin, location):
+    origin.fail(KEY, Fault(status=302, headers={"Location": location}), times=2)
+    with pytest.raises(GatewayError, match="redirected"):
+        await store.get(KEY)
+
+
+async def test_a_redirect_to_a_path_that_is_not_ascii_is_followed(store, origin, helpers):
+    origin.put("é/b", b"moved")
+    origin.fail(KEY, Fault(status=302, headers={"Location": "/é/b".encode().decode("latin-1")}))
+    assert await helpers["drain"](await store.get(KEY)) == b"moved"
