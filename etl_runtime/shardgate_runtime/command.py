@@ -33,6 +33,7 @@ from shardgate import wire
 from shardgate_runtime.failures import StartupError, describe
 from shardgate_runtime.limits import die_with_parent
 from shardgate_runtime.options import Options, parse_options
+from shardgate_runtime.orphans import adopt_orphans, kill_all_orphans
 from shardgate_runtime.rundir import RunDir
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class CommandHost:
                     self._watch(program)
             finally:
                 _end(program)
+                kill_all_orphans()
             status = program.returncode
             if self._stopping or status == 0 or not tries_left or _is_free(port):
                 break
@@ -166,6 +168,7 @@ def main(arguments: list[str]) -> int:
     )
     if not options.stay:
         die_with_parent(options.parent or os.getppid(), signal.SIGTERM)
+    adopt_orphans()
     run_dir = RunDir(options.run_dir)
     run_dir.write_status("starting")
     try:
@@ -174,6 +177,8 @@ def main(arguments: list[str]) -> int:
         print(error.message, error.hint, file=sys.stderr)
         run_dir.write_status("failed", error.message, error.hint)
         return 1
+    finally:
+        kill_all_orphans()
     if code == 0:
         run_dir.write_status("stopped")
     return code

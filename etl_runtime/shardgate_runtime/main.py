@@ -15,6 +15,7 @@ from shardgate_runtime.failures import StartupError, describe, user_traceback
 from shardgate_runtime.fetch import fetch
 from shardgate_runtime.limits import die_with_parent
 from shardgate_runtime.options import parse_options
+from shardgate_runtime.orphans import adopt_orphans, kill_all_orphans
 from shardgate_runtime.rundir import RunDir
 from shardgate_runtime.site_folder import unpack, use
 from shardgate_runtime.termination import write_reason
@@ -31,11 +32,19 @@ def main(arguments: list[str]) -> int:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # what user code prints belongs into the log at once
     if not options.stay:
         die_with_parent(options.parent or os.getppid(), signal.SIGTERM)
+    adopt_orphans()
     try:
         run_dir = RunDir(options.run_dir)
     except StartupError as error:
         print(error.message, file=sys.stderr)
         return os.EX_TEMPFAIL
+    try:
+        return _run(options, run_dir)
+    finally:
+        kill_all_orphans()
+
+
+def _run(options: Options, run_dir: RunDir) -> int:
     run_dir.write_status("starting")
     try:
         _gather(options)

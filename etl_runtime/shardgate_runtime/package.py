@@ -19,6 +19,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from shardgate import wire
 from shardgate.arguments import args_style
 from shardgate_runtime.failures import StartupError, describe, user_traceback
+from shardgate_runtime.orphans import one_process
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,10 +45,11 @@ class Package:
             StartupError: User code failed, or the result can't be called.
         """
         try:
-            target = self.target() if isinstance(self.target, type) else self.target
-            setup = getattr(target, "setup", None)
-            if callable(setup):
-                setup()
+            with one_process():
+                target = self.target() if isinstance(self.target, type) else self.target
+                setup = getattr(target, "setup", None)
+                if callable(setup):
+                    setup()
         except BaseException as error:
             raise _user_error(f"setting up {self.manifest.entry or self.manifest.name} failed", error) from error
         if not callable(target):
@@ -75,7 +77,8 @@ def load_package(path: Path, transform_id: str) -> Package:
     _check_python(manifest.python)
     _check_requirements(manifest.requirements)
     try:
-        target = cloudpickle.loads(function)
+        with one_process():
+            target = cloudpickle.loads(function)
     except BaseException as error:
         raise _user_error("loading the function failed", error) from error
     return Package(transform_id, manifest, target)

@@ -2,16 +2,14 @@
 
 It runs user code only while loading, and then does nothing but wait for signals, a few times a second, and tell whoever
 asks how it is. What it guards against: a worker that dies (replaced; its death is recorded for the next attempt at the
-same request), a sample that never comes back to Python and so can't be interrupted there (killed), user code that dies
-while it is set up (reported as `failed` at first, tried again with growing pauses later), and outliving its use (idle
-exit) or its gateway.
+same request), one that never comes back from a sample or a shard (killed, `watchdog.py`), processes that a dead worker
+left behind (killed, `orphans.py`), user code that dies while it is set up (reported as `failed` at first, tried again
+with growing pauses later), and outliving its use (idle exit) or its gateway.
 
 Signals are blocked and taken by `sigtimedwait`, so no handler ever runs in the middle of something.
 
 When it is to stop, running jobs have some time to end, and the listening socket is shut down at once: who connects now
 is refused and looks for another runtime, instead of waiting in a queue that nobody serves any more.
-
-As pid 1 of a container it also inherits what dead workers had started, and has to bury that.
 """
 
 from __future__ import annotations
@@ -25,16 +23,17 @@ import socket
 import sys
 import time
 import traceback
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shardgate_runtime.failures import StartupError
 from shardgate_runtime.listener import host_of, open_listener
+from shardgate_runtime.orphans import children, kill_orphans
 from shardgate_runtime.package import Package, load_package
 from shardgate_runtime.scoreboard import Death, Scoreboard, State
 from shardgate_runtime.status_port import StatusPort, View
 from shardgate_runtime.warmup import load_torch, warm_up
+from shardgate_runtime.watchdog import Watchdog
 from shardgate_runtime.worker import SETUP_FAILED, WorkerOptions, work
 
 if TYPE_CHECKING:
@@ -44,8 +43,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
-GRACE_SECONDS = 1.0
-"""Between a sample's own timeout and its worker being killed."""
 BACKOFF_SECONDS = 0.5
 """Before a worker that died in setup is forked again; doubles each time."""
 MAX_SETUP_FAILURES = 5
@@ -82,6 +79,10 @@ class Parent:
         self._listener: socket.socket
         self._status_port: StatusPort | None = None
         self._address = ""
+        self._watchdogs: list[Watchdog] = []
+        self._loaded: frozenset[int] = frozenset()
+        """Processes that user code started while it was loaded, which serve all workers."""
+        self._has_orphans = False
 
     def run(self) -> None:
         """Work until told to stop, or idle for long enough.
@@ -115,6 +116,9 @@ class Parent:
         self._listener, self._address = open_listener(self._options.listen)
         if self._options.status_port is not None:
             self._status_port = StatusPort(host_of(self._address), self._options.status_port)
+        timeout = self._package.manifest.sample_timeout or self._options.stall_seconds
+        self._watchdogs = [Watchdog(slot, timeout) for slot in self._scoreboard.slots]
+        self._loaded = frozenset(children())
         # What is loaded by now stays shared with the workers: their garbage collections shall not touch its pages.
         gc.collect()
         gc.freeze()
@@ -164,6 +168,7 @@ class Parent:
         info = signal.sigtimedwait(WATCHED, min(TICK_SECONDS, timeout) if timeout else TICK_SECONDS)
         if info is not None and info.si_signo in {signal.SIGTERM, signal.SIGINT}:
             self._stop()
+        self._has_orphans |= info is not None and info.si_signo == signal.SIGCHLD
         if self._status_port is not None:
             self._status_port.answer(self._view())
 
@@ -192,15 +197,8 @@ class Parent:
             pid, status = os.waitpid(child.pid, os.WNOHANG)
             if pid:
                 self._bury(child, status)
-        if os.getpid() == 1:
-            self._reap_adopted()
-
-    def _reap_adopted(self) -> None:
-        """Take the exit status of what is no worker of ours."""
-        own = {child.pid for child in self._children}
-        with suppress(ChildProcessError):
-            while (dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) and dead.si_pid not in own:
-                os.waitpid(dead.si_pid, 0)
+        if self._has_orphans:
+            self._has_orphans = not kill_orphans({child.pid for child in self._children} | self._loaded)
 
     def _bury(self, child: Child, status: int) -> None:
         """Record what the dead worker was doing, and decide when it is replaced."""
@@ -240,14 +238,10 @@ class Parent:
                 self._run_dir.write_status("ready", listen=self._address, status_port=port)
 
     def _kill_overdue(self) -> None:
-        now = time.monotonic()
-        timeout = self._package.manifest.sample_timeout or self._options.stall_seconds
-        for child in self._children:
-            _, began, _ = self._scoreboard.slots[child.number].sample()
-            if child.pid and timeout and began and now - began > timeout + GRACE_SECONDS:
-                child.verdict = f"sample timeout after {timeout:g} s"
-                os.kill(child.pid, signal.SIGKILL)
-        if self._deadline and now > self._deadline:
+        for child, watchdog in zip(self._children, self._watchdogs, strict=True):
+            if child.pid and not child.verdict:
+                child.verdict = watchdog.kill_if_overdue(child.pid)
+        if self._deadline and time.monotonic() > self._deadline:
             self._kill_all()
 
     def _stop_if_idle(self) -> None:

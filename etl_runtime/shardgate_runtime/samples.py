@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from shardgate_runtime.failures import SampleFailed, SampleTimeout, describe, user_traceback
+from shardgate_runtime.orphans import one_process
 from shardgate_runtime.tar_writer import encode_sample
 from shardgate_runtime.webdataset_parts import Decoder, DecodingError, imagehandler
 
@@ -55,7 +56,8 @@ class Clock:
                 self._running = True
                 signal.setitimer(signal.ITIMER_REAL, self._timeout)
             try:
-                yield
+                with one_process():
+                    yield
             finally:
                 if self._timeout:
                     self._running = False

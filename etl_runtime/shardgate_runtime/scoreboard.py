@@ -26,7 +26,7 @@ STATE = struct.Struct("<iId")
 """pid, state, monotonic time of the last change of state."""
 REQUEST = struct.Struct("<256p")
 SAMPLE = struct.Struct("<qd256p")
-"""Index of the running sample or -1, monotonic time at which it began or 0 when none runs, key."""
+"""Index of the running sample or -1, monotonic time at which it began, or its negative when the last one ended, key."""
 NOTE = struct.Struct("<4096s")
 """Why setup() failed, as text."""
 
@@ -89,12 +89,18 @@ class Slot:
         SAMPLE.pack_into(self._memory, self._offset + SAMPLE_AT, index, time.monotonic(), name)
 
     def end_sample(self) -> None:
-        SAMPLE.pack_into(self._memory, self._offset + SAMPLE_AT, -1, 0.0, b"")
+        SAMPLE.pack_into(self._memory, self._offset + SAMPLE_AT, -1, -time.monotonic(), b"")
 
     def sample(self) -> tuple[int | None, float, str]:
         """Index, begin and key of the running sample, or None, 0.0 and ""."""
         index, began, key = SAMPLE.unpack_from(self._memory, self._offset + SAMPLE_AT)
-        return (index if index >= 0 else None), began, str(key, errors="replace")
+        return (index if index >= 0 else None), max(began, 0.0), str(key, errors="replace")
+
+    def sign_of_life(self) -> tuple[float, float]:
+        """Changes whenever the worker's state does, and whenever a sample begins or ends."""
+        _, _, since = STATE.unpack_from(self._memory, self._offset)
+        _, began, _ = SAMPLE.unpack_from(self._memory, self._offset + SAMPLE_AT)
+        return since, began
 
     def write_note(self, text: str) -> None:
         NOTE.pack_into(self._memory, self._offset + NOTE_AT, text.encode()[-NOTE.size :])

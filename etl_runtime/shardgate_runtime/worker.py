@@ -23,6 +23,7 @@ from shardgate_runtime.connection import Connection
 from shardgate_runtime.failures import JobFailed, ReaderLeft, StartupError, describe
 from shardgate_runtime.job import JobRun, open_input
 from shardgate_runtime.limits import die_with_parent, limit_memory, prefer_to_be_killed
+from shardgate_runtime.orphans import adopt_orphans
 from shardgate_runtime.outlet import DataOutlet, Outlet, Ring, RingOutlet
 from shardgate_runtime.scoreboard import Scoreboard, Slot, State
 from shardgate_runtime.warmup import warm_up
@@ -157,5 +158,6 @@ def work(options: WorkerOptions, parent: int) -> int:
     """The life of a worker process, from fork to exit code."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     die_with_parent(parent, signal.SIGKILL)
+    adopt_orphans()
     options.scoreboard.slots[options.number].set_state(State.STARTING, os.getpid())
     return Worker(options).run()
