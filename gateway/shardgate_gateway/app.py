@@ -37,6 +37,7 @@ from shardgate_gateway.etl.environments import Environments
 from shardgate_gateway.etl.kubernetes.demand import DemandBoard
 from shardgate_gateway.etl.kubernetes.gather import Gather
 from shardgate_gateway.etl.kubernetes.runner import open_runner
+from shardgate_gateway.etl.local.orphans import adopt_orphans
 from shardgate_gateway.etl.local.runner import LocalRunner
 from shardgate_gateway.etl.registry import Registry
 from shardgate_gateway.etl.relay import Relay
@@ -262,6 +263,7 @@ def main() -> int:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != given.parent:
         return 0
+    adopt_orphans()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s")
     listener = socket.socket(fileno=given.listener)
     listener.setblocking(False)

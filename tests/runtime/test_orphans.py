@@ -81,7 +81,7 @@ def test_what_a_dead_worker_had_started_does_not_pile_up(start: Callable[..., Ru
         assert runtime.run(SHARD, args=f"die {notes}").lost
         assert eventually(lambda: not any(map(alive, noted(notes))))
     assert len(noted(notes)) == 9
-    assert len(runtime.workers()) == 1
+    assert eventually(lambda: len(runtime.workers()) == 1)
 
 
 def test_what_a_living_worker_has_started_is_left_alone(start: Callable[..., Runtime], notes: Path) -> None:

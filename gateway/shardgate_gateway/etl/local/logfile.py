@@ -1,22 +1,22 @@
-"""A runtime's log: a file that the runtime and its workers append to, and that is cut in the middle of its life.
-
-They write to it directly, without the gateway in between. Since they append, the file can be cut under them: its last
-part is put aside and the file emptied; they go on at its new end.
-"""
+"""A runtime's log: a file of bounded size that `log_writer.py` writes, and that any gateway process reads."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, BinaryIO
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shardgate_gateway.etl.local import log_writer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-    from pathlib import Path
+    from collections.abc import AsyncGenerator, Mapping
 
 MAX_BYTES = 16 << 20
 KEPT_BYTES = 4 << 20
-"""Of a file that is cut, put aside as `<name>.1`."""
+"""Of a file that is full, put aside as `<name>.1`."""
 
 LOOK_SECONDS = 0.2
 """Between looks at a log that somebody follows."""
@@ -26,20 +26,24 @@ class LogFile:
     """One transform's log."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._older = path.with_name(path.name + ".1")
+        self._path = path.absolute()
+        self._older = self._path.with_name(path.name + ".1")
 
-    def open(self) -> BinaryIO:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        return self._path.open("ab")
+    def start_writer(self, source: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        """Start the program that writes what comes through the pipe `source`, until its last writer has ended.
 
-    def cut(self) -> None:
-        """Keep it below its limit."""
-        if self._path.exists() and self._path.stat().st_size > MAX_BYTES:
-            part = self._older.with_name(self._older.name + ".part")
-            part.write_bytes(_tail(self._path, KEPT_BYTES))
-            part.replace(self._older)
-            os.truncate(self._path, 0)
+        It gets a process group of its own, for what ends the others shall not end it. But it stays in our session:
+        only what user code started is in another one.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        words = [str(Path(log_writer.__file__)), str(self._path), str(MAX_BYTES), str(KEPT_BYTES)]
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", *words],
+            stdin=source,
+            stdout=subprocess.DEVNULL,
+            env=environment,
+            process_group=0,
+        )
 
     def tail(self, lines: int) -> str:
         """The last `lines` lines."""

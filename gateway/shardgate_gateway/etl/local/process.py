@@ -1,7 +1,8 @@
 """One runtime as a child process of this gateway process.
 
 It inherits a minimal environment: user code has no business with the credentials that the gateway was started with. It
-writes to a log file that is cut when it grows. It exits when this process dies; the kernel tells us when it does.
+writes into a pipe to its log's writer. It exits when this process dies; the kernel tells us when it does. It has ended
+when all that it started has ended, too, and its last words are in its log.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import logging
 import os
 import signal
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from shardgate_gateway.etl.local.orphans import kill_orphans
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 
 STOP_SECONDS = 5.0
 """Between asking a runtime to stop and killing it."""
+WRITER_SECONDS = 2.0
+"""For the log's writer to end when all who could write are dead. Otherwise one of them could not be found."""
+POLL_SECONDS = 0.005
 KEPT = ("HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "TMPDIR", "TZ", "USER", "VIRTUAL_ENV")
 KEPT_PREFIXES = ("LC_", "PYTHON", "OMP_", "MKL_", "OPENBLAS_", "CUDA_", "NVIDIA_", "TORCH_", "XDG_")
 
@@ -40,21 +46,30 @@ class RuntimeProcess:
     *thread* that started it ends.
     """
 
+    _living: ClassVar[set[int]] = set()
+
     def __init__(self, command: Sequence[str], folder: Path, log_file: LogFile) -> None:
-        with log_file.open() as output:
+        environment = worker_environment(os.environ)
+        source, output = os.pipe()
+        try:
+            self._log_writer = log_file.start_writer(source, environment)
             self._process = subprocess.Popen(
                 command,
                 cwd=folder,
-                env=worker_environment(os.environ),
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        finally:
+            os.close(source)
+            os.close(output)
         self.pid = self._process.pid
-        self.log_file = log_file
+        self._living.add(self.pid)
         self._loop = asyncio.get_running_loop()
         self._exited = asyncio.Event()
+        self._burial: asyncio.Task[None] | None = None
         self._pidfd = os.pidfd_open(self.pid)
         self._loop.add_reader(self._pidfd, self._reap)
 
@@ -85,7 +100,7 @@ class RuntimeProcess:
             await self._exited.wait()
 
     def _signal(self, number: signal.Signals) -> None:
-        if self.running:
+        if self._process.returncode is None:
             # Not yet reaped, so the process group is still its own. SIGTERM is for the parent, who tells its workers.
             with contextlib.suppress(ProcessLookupError):
                 (os.killpg if number is signal.SIGKILL else os.kill)(self.pid, number)
@@ -96,5 +111,15 @@ class RuntimeProcess:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)  # workers that outlive their parent serve nobody
         self._process.wait()
+        self._living.discard(self.pid)
+        self._burial = self._loop.create_task(self._bury())
+
+    async def _bury(self) -> None:
+        await kill_orphans(self._living)
+        deadline = self._loop.time() + WRITER_SECONDS
+        while self._log_writer.poll() is None:
+            if self._loop.time() > deadline:
+                self._log_writer.kill()
+            await asyncio.sleep(POLL_SECONDS)
         self._exited.set()
         log.info("runtime %s ended: %s", self.pid, self.describe_exit())

@@ -39,8 +39,6 @@ BUSY_SECONDS = 2.0
 """After which a refused request is told to come again."""
 STALL_GRACE_SECONDS = 5.0
 """A runtime ends a sample that takes too long, and names it. The connection has its own, later clock, if that fails."""
-CUT_SECONDS = 1.0
-"""Between looks at the sizes of log files."""
 
 
 class LocalRunner(Runner):
@@ -59,7 +57,6 @@ class LocalRunner(Runner):
         self._interpreter = Interpreter(settings.python)
         self._containers = LocalContainers(settings)
         self._runtimes: dict[str, LocalRuntime] = {}
-        self._cutter: asyncio.Task[None] | None = None
 
     def check(self, manifest: wire.Manifest, options: TransformOptions) -> None:
         if manifest.kind == "container":
@@ -76,8 +73,6 @@ class LocalRunner(Runner):
     async def ensure(self, record: TransformRecord) -> None:
         runtime = self._runtime(record.id)
         runtime.workers = record.options.workers or self._settings.workers or limits.processors()
-        if self._cutter is None:
-            self._cutter = asyncio.create_task(self._cut_logs())
         command = self._command(record, runtime)
         await runtime.ensure(Launch(command, record.digest, lambda: self._package(record.id)))
 
@@ -134,8 +129,6 @@ class LocalRunner(Runner):
         return self._log_file(id).follow(tail)
 
     async def aclose(self) -> None:
-        if self._cutter is not None:
-            self._cutter.cancel()
         await self._containers.aclose()
         await asyncio.gather(*(runtime.aclose() for runtime in self._runtimes.values()))
 
@@ -197,12 +190,6 @@ class LocalRunner(Runner):
             connection.close()
             raise
         return connection
-
-    async def _cut_logs(self) -> None:
-        while True:
-            await asyncio.sleep(CUT_SECONDS)
-            for runtime in self._runtimes.values():
-                runtime.log_file.cut()
 
 
 _STATES: dict[str, RunnerState] = {
