@@ -23,7 +23,7 @@ from shardgate.admin import CacheApi, TransformsApi
 from shardgate.download import CHUNK, ObjectReader
 from shardgate.errors import InvalidName
 from shardgate.transport import PROGRESS_SECONDS, Transport
-from shardgate.urls import Bucket, ObjectName, object_path
+from shardgate.urls import Bucket, ObjectName, object_path, result_path
 from shardgate.wds_opener import adopt
 
 if TYPE_CHECKING:
@@ -103,6 +103,9 @@ class Client:
     ) -> str:
         """URL of an object, raw or transformed, for any HTTP reader.
 
+        Readers that name files by the last part of the path (webdataset's `cache_dir`, wids, wget) keep results apart:
+        the URL of a result has a digest of object, transform, args, seed and epoch there (docs/client.md).
+
         Args:
             bucket: `"gcp://name"`, or a name with `provider` beside it.
             object_name: Key in the bucket, as it is; it gets quoted here.
@@ -118,7 +121,7 @@ class Client:
         """
         query = _query(transform_id, args, seed, epoch, archpath)
         adopt(self._endpoints, self.token)
-        return self.endpoint + object_path(Bucket.parse(bucket, provider), object_name, query)
+        return self.endpoint + result_path(Bucket.parse(bucket, provider), object_name, query)
 
     def expand_object_urls(
         self,
@@ -143,7 +146,7 @@ class Client:
         """
         parsed, query = Bucket.parse(bucket, provider), _query(transform_id, args, seed, epoch, None)
         adopt(self._endpoints, self.token)
-        return [self.endpoint + object_path(parsed, name, query) for name in braces.expand(template, limit=limit)]
+        return [self.endpoint + result_path(parsed, name, query) for name in braces.expand(template, limit=limit)]
 
     def open(self, bucket: str | Bucket, object_name: str, **options: Any) -> ObjectReader:
         """Stream an object; takes the options of `object_url`.
@@ -153,9 +156,8 @@ class Client:
         Raises:
             GatewayError, GatewayUnreachable: It can't be opened.
         """
-        url = self.object_url(bucket, object_name, **options)
-        label = str(ObjectName(Bucket.parse(bucket, options.get("provider")), object_name))
-        return ObjectReader(self._transport, url, label)
+        name, query = _asked_for(bucket, object_name, **options)
+        return ObjectReader(self._transport, object_path(name.bucket, name.key, query), str(name))
 
     def get(self, bucket: str | Bucket, object_name: str, **options: Any) -> bytes:
         """Read an object whole; takes the options of `object_url`. Raises as `open`, and TransferIncomplete."""
@@ -206,7 +208,8 @@ class Client:
 
     def head(self, bucket: str | Bucket, object_name: str, **options: Any) -> ObjectInfo:
         """Describe an object; takes the options of `object_url`."""
-        response = self._transport.request("HEAD", self.object_url(bucket, object_name, **options))
+        name, query = _asked_for(bucket, object_name, **options)
+        response = self._transport.request("HEAD", object_path(name.bucket, name.key, query))
         response.drain_conn()
         headers = response.headers
         length, modified = headers.get("Content-Length"), headers.get("Last-Modified")
@@ -333,12 +336,19 @@ class Client:
         self.close()
 
 
+def _asked_for(
+    bucket: str | Bucket, object_name: str, *, provider: str | None = None, **options: Any
+) -> tuple[ObjectName, dict[str, str]]:
+    """The object, and the query that says what of it is wanted; takes the options of `object_url`."""
+    return ObjectName(Bucket.parse(bucket, provider), object_name), _query(**options)
+
+
 def _query(
-    transform_id: str | None,
-    args: str | dict[str, Any] | None,
-    seed: int | None,
-    epoch: int | None,
-    archpath: str | None,
+    transform_id: str | None = None,
+    args: str | dict[str, Any] | None = None,
+    seed: int | None = None,
+    epoch: int | None = None,
+    archpath: str | None = None,
 ) -> dict[str, str]:
     if transform_id is None and (args, seed, epoch) != (None, None, None):
         raise InvalidName("args, seed and epoch belong to a transform", hint="pass transform_id as well")

@@ -4,10 +4,17 @@ The difficulty is who reads the URL. webdataset first splits it at `::`, then re
 hands the rest to `curl`, which expands `[]{}` once more. So every byte of a name except letters, digits and `/_.-~` is
 percent-encoded: then no reader sees anything in the URL that it could act upon. Readers also fold `.` and `..`
 segments, however they are quoted; such names are refused here, as they are by the gateway.
+
+Many readers name what they keep by the last segment of the path (webdataset's `cache_dir`, wids, `curl -O`), where a
+shard and its results under two transforms, or in two epochs, would be one file. So the URL of a result carries a *tag*:
+a digest of all that tells it apart, once in the last segment, before its ending, and once in the query, where it tells
+the gateway what to take out: `a/s-0.3f9c2e….tar?…&tag=3f9c2e…`. No key has to be reserved for that.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from typing import NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
@@ -19,6 +26,8 @@ OBJECTS = "/v1/objects/"
 MAX_KEY_BYTES = 1024
 """What S3, GCS and Azure allow."""
 DOTS = frozenset({".", ".."})
+TAG = "tag"
+"""The parameter that says what in the last segment of the path is no part of the key."""
 UNUSABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 """Control characters, and halves of characters that UTF-8 can't hold."""
 
@@ -90,11 +99,43 @@ def quote_key(key: str) -> str:
 def object_path(bucket: Bucket, key: str, query: dict[str, str]) -> str:
     """Path and query of an object; `provider` comes first among the query's parameters."""
     parameters = urlencode({"provider": bucket.provider, **query}, quote_via=quote, safe="")
-    return f"{OBJECTS}{quote(bucket.name, safe='')}/{quote_key(key)}?{parameters}"
+    path = quote_key(key)
+    if tag := query.get(TAG):
+        path = with_tag(path, quote(tag, safe=""))
+    return f"{OBJECTS}{quote(bucket.name, safe='')}/{path}?{parameters}"
+
+
+def result_path(bucket: Bucket, key: str, query: dict[str, str]) -> str:
+    """`object_path` under a name that no other result has; a raw object has its own."""
+    if not query:
+        return object_path(bucket, key, query)
+    told_apart = json.dumps([bucket.provider, bucket.name, key, sorted(query.items())]).encode()
+    return object_path(bucket, key, {**query, TAG: hashlib.blake2s(told_apart, digest_size=8).hexdigest()})
+
+
+def with_tag(name: str, tag: str) -> str:
+    """A tag before the ending of a name, which readers look at; `.tar.gz` and its like are one ending."""
+    folder, slash, base = name.rpartition("/")
+    stem, dot, ending = base.rpartition(".")
+    if not stem:
+        stem, dot, ending = base, "", ""
+    elif stem.endswith(".tar"):
+        stem, ending = stem.removesuffix(".tar"), f"tar.{ending}"
+    return f"{folder}{slash}{stem}.{tag}{dot}{ending}"
+
+
+def without_tag(name: str, tag: str) -> str | None:
+    """Undo `with_tag`; None if the tag is not in the last segment."""
+    folder, slash, base = name.rpartition("/")
+    parts = base.split(".")
+    for place in range(len(parts) - 1, 0, -1):
+        if parts[place] == tag:
+            return folder + slash + ".".join(parts[:place] + parts[place + 1 :])
+    return None
 
 
 def parse_object_url(url: str) -> tuple[ObjectName, dict[str, str]]:
-    """Undo `object_path`: the object, and the other query parameters.
+    """Undo `object_path` and `result_path`: the object, and the other query parameters without the tag.
 
     Raises:
         InvalidName: Not the URL of an object.
@@ -103,6 +144,8 @@ def parse_object_url(url: str) -> tuple[ObjectName, dict[str, str]]:
     _, found, rest = parts.path.partition(OBJECTS)
     name, slash, key = rest.partition("/")
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
-    if not (found and name and slash and key and "provider" in query):
+    tag = query.pop(TAG, "")
+    decoded = without_tag(unquote(key), tag) if tag else unquote(key)
+    if not (found and name and slash and decoded and "provider" in query):
         raise InvalidName(f"{url!r} is not the URL of an object")
-    return ObjectName(Bucket(query.pop("provider"), unquote(name)), unquote(key)), query
+    return ObjectName(Bucket(query.pop("provider"), unquote(name)), decoded), query

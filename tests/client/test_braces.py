@@ -15,10 +15,11 @@ from shardgate.braces import expand
 
 
 def test_the_documents_template_gives_six_shards() -> None:
-    urls = Client("http://h:1").expand_object_urls(
-        "gcp://b", template="imagenet-val-{000000..000005}.tar", transform_id="t"
-    )
-    assert urls == [f"http://h:1/v1/objects/b/imagenet-val-00000{i}.tar?provider=gcp&transform_id=t" for i in range(6)]
+    client, template = Client("http://h:1"), "imagenet-val-{000000..000005}.tar"
+    urls = client.expand_object_urls("gcp://b", template=template)
+    assert urls == [f"http://h:1/v1/objects/b/imagenet-val-00000{i}.tar?provider=gcp" for i in range(6)]
+    results = client.expand_object_urls("gcp://b", template=template, transform_id="t")
+    assert results == [client.object_url("gcp://b", f"imagenet-val-00000{i}.tar", transform_id="t") for i in range(6)]
 
 
 @pytest.mark.parametrize(

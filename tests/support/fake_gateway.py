@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from shardgate import wire
+from shardgate.urls import without_tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,7 +104,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def objects(self, rest: str) -> None:
         bucket, _, key = rest.partition("/")
-        name = f"{self.query['provider']}://{unquote(bucket)}/{unquote(key)}"
+        tag = self.query.get("tag", "")
+        found = without_tag(unquote(key), tag) if tag else unquote(key)
+        name = f"{self.query['provider']}://{unquote(bucket)}/{found}"
         if self.command == "PUT":
             self.state.objects[name] = self.body()
             self.answer(201)

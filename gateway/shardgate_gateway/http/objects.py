@@ -89,9 +89,9 @@ def _readable(service: Service, call: Call) -> tuple[ObjectTarget, Source]:
 
 def _writable(service: Service, call: Call) -> tuple[ObjectTarget, Bucket, Source]:
     target = object_target(call.request.raw_path)
-    if not target.plain:
+    if not target.plain or target.tagged:
         raise BadRequest(
-            f"{call.request.method} works on whole raw objects", hint="leave transform_id and archpath out"
+            f"{call.request.method} works on whole raw objects", hint="leave transform_id, archpath and tag out"
         )
     bucket = service.buckets.find(target.bucket, target.provider, call.grant)
     source = bucket.source(target.key)

@@ -5,6 +5,10 @@ percent-decoded, and decoded exactly once. Routers and URL classes normalise or 
 A name that clients or proxies would rewrite on the way (`.` and `..` segments), or that no store could hold, is refused
 rather than served under another name. A parameter that is not known is refused too: a misspelt `transform_id` must not
 silently give the raw object.
+
+A reader may want a file name of its own for a result, since many name what they keep by the path alone. So `tag=T` says
+that `.T`, which the last segment has before its ending, is no part of the name (`shardgate.urls`). Only the parameter
+says so: an object whose name merely looks like it is found as it always was.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from urllib.parse import unquote_to_bytes
 
 from shardgate import wire
 from shardgate.providers import canonical
+from shardgate.urls import TAG, without_tag
 from shardgate_gateway.errors import BadRequest
 
 OBJECTS = "/v1/objects/"
@@ -25,7 +30,7 @@ MAX_KEY_BYTES = 1024
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NUMBER = re.compile(r"[0-9]{1,18}")
-_OBJECT_PARAMETERS = frozenset({"provider", "args", "seed", "epoch", "archpath", *wire.TRANSFORM_PARAMETERS})
+_OBJECT_PARAMETERS = frozenset({"provider", "args", "seed", "epoch", "archpath", TAG, *wire.TRANSFORM_PARAMETERS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ class ObjectTarget:
         transform: Id or name of a transform, or None for the raw object.
         args, seed, epoch: What the transform gets.
         archpath: Name of a tar member, or None for the whole body.
+        tagged: The last segment held a tag that is no part of the key.
     """
 
     bucket: str
@@ -49,6 +55,7 @@ class ObjectTarget:
     seed: int = 0
     epoch: int = 0
     archpath: str | None = None
+    tagged: bool = False
 
     @property
     def plain(self) -> bool:
@@ -84,14 +91,24 @@ def object_target(raw: str) -> ObjectTarget:
         raise BadRequest(f"{', '.join(sorted(stray))} without a transform", hint="add transform_id=")
     return ObjectTarget(
         bucket=decode(bucket),
-        key=object_key(decode(key)),
+        key=object_key(_untagged(decode(key), given.get(TAG))),
         provider=provider(given),
         transform=transform,
         args=given.get("args", ""),
         seed=number(given, "seed", 0),
         epoch=number(given, "epoch", 0),
         archpath=given.get("archpath"),
+        tagged=TAG in given,
     )
+
+
+def _untagged(key: str, tag: str | None) -> str:
+    if tag is None:
+        return key
+    name = without_tag(key, tag) if tag else None
+    if name is None:
+        raise BadRequest(f"the last part of the path does not have .{tag} in it", hint="leave tag= out")
+    return name
 
 
 def object_key(key: str) -> str:

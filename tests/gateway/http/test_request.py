@@ -24,7 +24,21 @@ def test_a_key_comes_back_from_the_url_that_the_client_makes_of_it(key: str) -> 
     assume(acceptable(key))
     url = Client("http://gateway:1").object_url("gcp://bucket", key, transform_id="t", args=key, seed=3, epoch=4)
     target = object_target(url.removeprefix("http://gateway:1"))
-    assert target == ObjectTarget("bucket", key, "gcp", "t", key, 3, 4)
+    assert target == ObjectTarget("bucket", key, "gcp", "t", key, 3, 4, tagged=True)
+
+
+def test_a_tag_is_taken_out_only_where_the_query_says_so() -> None:
+    assert object_target("/v1/objects/b/d/a.T.tar?tag=T").key == "d/a.tar"
+    assert object_target("/v1/objects/b/d/a.T?tag=T").key == "d/a"
+    for key in ("a.T.tar", "a;t=upper-0123;e=3.tar", "a.0123456789abcdef.tar"):
+        assert object_target(f"/v1/objects/b/{key}").key == key
+        assert object_target(f"/v1/objects/b/{key}?transform_id=t&epoch=3").key == key
+
+
+@pytest.mark.parametrize("tail", ["a.tar?tag=T", "T.d/a.tar?tag=T", "a.T.tar?tag=", "a.x.T.tar?tag=x.T", "T?tag=T"])
+def test_a_tag_that_is_not_in_the_last_segment_is_refused(tail: str) -> None:
+    with pytest.raises(BadRequest, match="last part of the path"):
+        object_target(f"/v1/objects/b/{tail}")
 
 
 @given(key=names)
