@@ -181,4 +181,4 @@ BY_STATUS: dict[int, type[GatewayError]] = {
     503: Busy,
     504: UpstreamFailed,
 }
-"""For answers without a code: of HEAD, and of proxies in between."""
+"""For answers without a code: of proxies in between."""

@@ -21,6 +21,7 @@ import urllib3
 from urllib3.exceptions import HTTPError
 
 from shardgate import wire
+from shardgate.error_header import unpack_error
 from shardgate.errors import BY_CODE, BY_STATUS, GatewayError, GatewayUnreachable, InvalidName
 from shardgate.framing import BODYLESS, FRAMING_HINT, Framing, framing
 from shardgate.reach import Reach
@@ -198,8 +199,8 @@ def framing_of(response: BaseHTTPResponse) -> Framing:
 
 
 def error_from(response: BaseHTTPResponse) -> GatewayError:
-    """Read an error answer; one that is not ours (of a proxy, of HEAD) is judged by its status."""
-    said = _problem_in(_beginning_of(response))
+    """Read an error answer; one that is not ours (of a proxy) is judged by its status."""
+    said = _problem_in(_beginning_of(response)) or unpack_error(response.headers.get(wire.ERROR_HEADER, ""))
     code = safe_line(said.get("code", ""), 200)
     kind = BY_CODE.get(code) or BY_STATUS.get(response.status, GatewayError)
     retry_after = response.headers.get("Retry-After", "")

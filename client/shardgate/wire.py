@@ -56,6 +56,8 @@ REACH_HEADER = "X-Shardgate-Reach"
 """Names of the gateways that the client can reach by itself, with commas: it may be redirected to them."""
 MEMBER_HEADER = "X-Shardgate-Member"
 """The gateway that a proxied answer comes from, or that a redirect leads to."""
+ERROR_HEADER = "X-Shardgate-Error"
+"""The error of an answer to HEAD, which has no body to tell it (`error_header.py`)."""
 HOT_HEADER = "X-Shardgate-Hot"
 """Between gateways: how many of them should hold this object."""
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import os
 import re
 import socket
@@ -20,7 +21,7 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs
@@ -304,7 +305,8 @@ class PeerClient:
         host = urlsplit(member.url).netloc
         lines = [f"{method} {target} HTTP/{version}", f"Host: {host}", "Connection: keep-alive"]
         lines += [f"{name}: {value}" for name, value in headers]
-        request = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+        # A client's headers go on as the bytes that came: this is how aiohttp made text of them.
+        request = ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
         while True:
             # What is not safe to repeat gets a connection that can't have been closed meanwhile.
             connection = await self._connection(member, reuse=method in ("GET", "HEAD"))
@@ -369,6 +371,15 @@ class PeerClient:
                 f"gateway {member.name} can't be reached at {member.url}: {cause}",
                 hint="is it running, and does a network policy let gateways reach each other?",
             ) from error
+
+
+def json_object(body: bytes) -> dict[str, Any] | None:
+    """The JSON object of an answer; None where it is anything else."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 async def _connect(url: str) -> socket.socket:

@@ -7,13 +7,12 @@ member from then on. One that does not answer is not a member yet. An address th
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import socket
-from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from shardgate_gateway.cluster.connection import json_object
 from shardgate_gateway.cluster.membership import Member, Membership
 from shardgate_gateway.errors import UpstreamUnavailable
 
@@ -72,12 +71,12 @@ class DnsMembership(Membership):
 
     async def _name(self, url: str) -> str:
         """Of the gateway at this URL, empty if it is not ready; one that is known may be busy and is believed."""
-        with suppress(UpstreamUnavailable, ValueError):
+        try:
             status, body = await self._client.tell(Member(url, url), "GET", "/readyz", ())
-            if status == OK:
-                return str(json.loads(body).get("member", ""))
+        except UpstreamUnavailable:
             return ""
-        return ""
+        name = (json_object(body) or {}).get("member") if status == OK else ""
+        return name if isinstance(name, str) else ""
 
 
 def _url(host: object, port: int) -> str:

@@ -9,11 +9,11 @@ copy and never a wrong byte.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from typing import TYPE_CHECKING
 
+from shardgate_gateway.cluster.connection import json_object
 from shardgate_gateway.cluster.membership import Member
 from shardgate_gateway.cluster.placement import rank
 from shardgate_gateway.errors import UpstreamUnavailable
@@ -116,9 +116,9 @@ class Peers:
     async def _is_ready(self, member: Member) -> bool:
         try:
             status, body = await self.client.tell(member, "GET", "/readyz", ())
-            return status == OK and bool(json.loads(body)["member"] == member.name)
-        except (UpstreamUnavailable, ValueError, LookupError, TypeError):
+        except UpstreamUnavailable:
             return False
+        return status == OK and (json_object(body) or {}).get("member") == member.name
 
     def _update(self) -> None:
         urls = self._membership.urls

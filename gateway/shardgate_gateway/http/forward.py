@@ -25,7 +25,6 @@ read from the owner, and the others spread their requests over them.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 from dataclasses import replace
@@ -39,10 +38,10 @@ from shardgate import wire
 from shardgate_gateway import metrics
 from shardgate_gateway.cache.control import error_of
 from shardgate_gateway.cache.peer import ONLY_CACHED, InheritedSource, PeerBucket, PeerSource
-from shardgate_gateway.cluster.connection import CONTINUE, RECEIVE_BYTES, NotReached
+from shardgate_gateway.cluster.connection import CONTINUE, RECEIVE_BYTES, NotReached, json_object
 from shardgate_gateway.errors import NotFound, UpstreamUnavailable
 from shardgate_gateway.http.body import Sent, send_now, send_parts
-from shardgate_gateway.http.request import object_target
+from shardgate_gateway.http.request import object_target, small_number
 from shardgate_gateway.http.upload import Upload
 
 if TYPE_CHECKING:
@@ -314,7 +313,7 @@ class Forwarder:
         try:
             headers = self._headers(call, {})
             status, body = await self.peers.client.tell(member, call.request.method, _target(call), headers)
-            return json.loads(body) if status == HTTPStatus.OK else None
+            return json_object(body) if status == HTTPStatus.OK else None
         except UpstreamUnavailable as error:
             self.peers.suspect(member, error)
             return None
@@ -323,9 +322,11 @@ class Forwarder:
         """Have a POST answered by this member. Raises as `ask_owner`, and NotReached."""
         answer = await self.peers.client.ask(member, hdrs.METH_POST, target, self._headers(call, {}))
         try:
-            content = json.loads(await answer.read())
+            content = json_object(await answer.read())
         finally:
             answer.close()
+        if content is None:
+            raise answer.connection.lost("its answer is no JSON object")
         if answer.head.status >= HTTPStatus.BAD_REQUEST:
             raise error_of((str(content.get("code")), str(content.get("message")), str(content.get("hint", ""))))
         return content
@@ -356,8 +357,7 @@ def _reached(call: Call) -> frozenset[str]:
 
 
 def _copies(headers: Any) -> int:
-    said = headers.get(wire.HOT_HEADER, "")
-    return int(said) if said.isdecimal() else 0
+    return small_number(headers.get(wire.HOT_HEADER, "")) or 0
 
 
 def _redirect(call: Call, member: Member) -> web.Response:

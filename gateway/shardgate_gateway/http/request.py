@@ -154,6 +154,11 @@ def number(given: dict[str, str], name: str, default: int) -> int:
     return int(text)
 
 
+def small_number(text: str) -> int | None:
+    """A number in a header, None where it is none, or has more than 18 digits."""
+    return int(text) if _NUMBER.fullmatch(text) else None
+
+
 def decode(quoted: str) -> str:
     """Percent-decode once; what is not UTF-8 after that is refused."""
     if not quoted.isascii() or _BROKEN_ESCAPE.search(quoted):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import hdrs, web
 
 from shardgate import wire
+from shardgate.error_header import pack_error
 from shardgate_gateway import metrics
 from shardgate_gateway.errors import Busy, NotFound
 from shardgate_gateway.http import buckets, cache_admin, cluster_view, environments, health, objects, transforms
@@ -163,7 +164,10 @@ class Front:
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 (the table in problems.py knows what to say to each)
-            response = problem(as_gateway_error(error, call.id), call.id)
+            told = as_gateway_error(error, call.id)
+            response = problem(told, call.id)
+            if call.request.method == hdrs.METH_HEAD:
+                response.headers[wire.ERROR_HEADER] = pack_error(told.code, told.message, told.hint)
         if not isinstance(response, Sent):
             response.headers[wire.REQUEST_ID_HEADER] = call.id
             response.headers[hdrs.SERVER] = "shardgate"

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING
 from aiohttp import hdrs
 
 from shardgate import wire
+from shardgate.text import safe_line
 from shardgate_gateway.errors import BadRequest
 from shardgate_gateway.etl.pipeline import resolve_pipeline
 from shardgate_gateway.etl.results import Query
 from shardgate_gateway.http import members
 from shardgate_gateway.http.conditions import Version, check_unchanged, is_conditional, not_modified
 from shardgate_gateway.http.reply import send_chunked, send_head, send_not_modified, send_reading
+from shardgate_gateway.http.request import small_number
 
 if TYPE_CHECKING:
     from shardgate_gateway.cache.source import Source
@@ -106,16 +108,19 @@ def _stages(call: Call, own: int) -> tuple[int, str]:
     said = call.headers.get(wire.STAGES_HEADER)
     if said is None:
         return own, ""
-    count, _, reader = said.partition(" ")
-    if not (count.isascii() and count.isdigit() and own < int(count) <= wire.MAX_STAGES and reader):
-        raise BadRequest(f"{wire.STAGES_HEADER} can't be {said!r}", hint="it is for workers of pipelines")
-    return int(count), reader
+    text, _, reader = said.partition(" ")
+    count = small_number(text) or 0
+    if not (own < count <= wire.MAX_STAGES and reader):
+        raise BadRequest(
+            f"{wire.STAGES_HEADER} can't be {safe_line(said, 100)!r}", hint="it is for workers of pipelines"
+        )
+    return count, reader
 
 
 def _rest(call: Call) -> int:
     """The byte from which a worker wants the rest of an earlier stage; 0 is all of it, and for anybody else."""
     first = call.headers.get(hdrs.RANGE, "").removeprefix("bytes=").removesuffix("-")
-    return int(first) if wire.STAGES_HEADER in call.headers and first.isascii() and first.isdigit() else 0
+    return small_number(first) or 0 if wire.STAGES_HEADER in call.headers else 0
 
 
 async def _send_kept(service: Service, call: Call, result: ResultSource) -> Sent:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from raw_answers import BODY, ENDING, ENDLESS
 
 from shardgate_gateway.cluster import connection as module
-from shardgate_gateway.cluster.connection import IDLE_CONNECTIONS, Incoming, NotReached, PeerClient
+from shardgate_gateway.cluster.connection import IDLE_CONNECTIONS, Incoming, NotReached, PeerClient, json_object
 from shardgate_gateway.cluster.membership import Member
 from shardgate_gateway.errors import UpstreamUnavailable
 
@@ -174,3 +174,9 @@ async def test_what_is_no_http_loses_the_member_and_is_no_bug(answer):
     async with member(answer) as (client, whom, _):
         with pytest.raises(UpstreamUnavailable, match="broke off"):
             await read(client, whom)
+
+
+@given(st.binary(max_size=200))
+def test_no_answer_is_too_odd_to_be_judged(body):
+    found = json_object(body)
+    assert found is None or isinstance(found, dict)

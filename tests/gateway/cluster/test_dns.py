@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from gateway_process import GatewayProcess
+from raw_answers import answering
 
 from servers import free_port
 from shardgate_gateway.cluster.connection import PeerClient
@@ -44,3 +46,17 @@ async def test_members_stay_while_their_name_can_not_be_resolved(caplog):
     async with membership:
         assert membership.urls == {"b": "http://127.0.0.1:1"}
     assert "can't resolve no-such-name.invalid" in caplog.text
+
+
+@pytest.mark.parametrize("body", [b"[]", b'"b"', b"7", b'{"member": 7}', b"{", b"\xff", b"[" * 100_000])
+async def test_who_answers_with_anything_else_is_no_member_and_ends_nothing(body):
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+    good = b'{"member": "b"}'
+    better = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(good), good)
+    client = PeerClient(1)
+    with answering(head + body, better) as url:
+        membership = DnsMembership(url, client, REFRESH_SECONDS)
+        async with membership:
+            assert membership.urls == {}
+            await until(lambda: membership.urls == {"b": url})
+    client.close()

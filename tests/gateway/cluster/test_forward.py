@@ -42,6 +42,13 @@ def test_readers_of_a_cold_object_at_all_gateways_at_once_cost_one_fetch(cluster
     assert origin.bytes_sent(key) == SIZE
 
 
+@pytest.mark.parametrize("text", ["Grüße, 世界", "\udce9\udcff"], ids=["UTF-8", "no text"])
+def test_a_header_that_is_not_ascii_is_passed_on_like_any_other(cluster, origin, key, text):
+    origin.put(key, b"hello")
+    for name in "abc":
+        assert curl(cluster[name].url(BUCKET, key), "-A", text).body == b"hello"
+
+
 def test_a_proxied_answer_is_the_owners_answer(cluster, origin, key):
     data = shard(5)
     origin.put(key, data, etag="v7")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from shardgate.client import Client
 from shardgate_gateway.errors import BadRequest
-from shardgate_gateway.http.request import ObjectTarget, object_target
+from shardgate_gateway.http.request import ObjectTarget, object_target, small_number
 
 names = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=100)
 
@@ -153,3 +153,11 @@ def test_no_target_does_worse_than_a_bad_request(raw: str) -> None:
         return
     assert target.bucket
     assert acceptable(target.key)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("0", 0), ("17", 17), ("9" * 18, 10**18 - 1), ("9" * 5000, None), ("-1", None), ("\u0663", None), ("", None)],
+)
+def test_a_number_in_a_header_is_small_or_none(text: str, number: int | None) -> None:
+    assert small_number(text) == number
