@@ -19,7 +19,9 @@ from packaging.requirements import InvalidRequirement, Requirement
 from shardgate import wire
 from shardgate.arguments import args_style
 from shardgate_runtime.failures import StartupError, describe, user_traceback
+from shardgate_runtime.generators import generators
 from shardgate_runtime.orphans import one_process
+from shardgate_runtime.seeds import seeded_by
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +47,7 @@ class Package:
             StartupError: User code failed, or the result can't be called.
         """
         try:
-            with one_process():
+            with one_process(), seeded_by(self.id):
                 target = self.target() if isinstance(self.target, type) else self.target
                 setup = getattr(target, "setup", None)
                 if callable(setup):
@@ -57,6 +59,7 @@ class Package:
                 f"{self.manifest.entry or self.manifest.name} can't be called",
                 "give the class a __call__(self, sample) method",
             )
+        generators.look(target)
         return _with_args(target)
 
 
@@ -77,7 +80,7 @@ def load_package(path: Path, transform_id: str) -> Package:
     _check_python(manifest.python)
     _check_requirements(manifest.requirements)
     try:
-        with one_process():
+        with one_process(), seeded_by(transform_id):
             target = cloudpickle.loads(function)
     except BaseException as error:
         raise _user_error("loading the function failed", error) from error

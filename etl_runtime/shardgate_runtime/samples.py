@@ -131,6 +131,7 @@ class SampleProcessor:
             for result in samples:
                 encode(result, pieces)
             stats.encode_seconds += time.perf_counter() - called
+            self._seeds.finish()
         return pieces, len(samples)
 
 

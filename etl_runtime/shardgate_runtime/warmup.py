@@ -16,10 +16,9 @@ import numpy as np
 from packaging.requirements import Requirement
 from PIL import Image
 
-from shardgate import wire
 from shardgate_runtime.output import copy_array
 from shardgate_runtime.samples import make_decoder
-from shardgate_runtime.seeds import Seeds, late_torch
+from shardgate_runtime.seeds import seeded_by
 from shardgate_runtime.tar_writer import Piece, encode_sample
 
 if TYPE_CHECKING:
@@ -45,8 +44,8 @@ def warm_up(decoder: str) -> None:
         ValueError: webdataset does not know the decoder.
     """
     decode = make_decoder(decoder)
-    late_torch.watch()
-    Seeds(wire.Job("", "", "", "", "")).apply(0)
+    with seeded_by(""):
+        pass
     picture = BytesIO()
     Image.new("RGB", PICTURE).save(picture, "JPEG")
     decode({"__key__": "warm-up", "jpg": picture.getvalue(), "cls": b"0"})
