@@ -12,7 +12,6 @@ import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -20,6 +19,7 @@ from urllib.parse import quote, urlencode
 
 from shardgate import braces, wire
 from shardgate.admin import CacheApi, TransformsApi
+from shardgate.dates import parse_http_date
 from shardgate.download import CHUNK, ObjectReader
 from shardgate.errors import InvalidName
 from shardgate.transport import PROGRESS_SECONDS, Transport
@@ -212,12 +212,12 @@ class Client:
         response = self._transport.request("HEAD", object_path(name.bucket, name.key, query))
         response.drain_conn()
         headers = response.headers
-        length, modified = headers.get("Content-Length"), headers.get("Last-Modified")
+        length = headers.get("Content-Length")
         return ObjectInfo(
             name=object_name,
             size=int(length) if length is not None else None,
             etag=_opaque(headers.get("ETag", "")),
-            last_modified=parsedate_to_datetime(modified) if modified else None,
+            last_modified=parse_http_date(headers.get("Last-Modified")),
             content_type=headers.get("Content-Type"),
         )
 

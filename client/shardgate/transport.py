@@ -24,6 +24,7 @@ from shardgate import wire
 from shardgate.error_header import unpack_error
 from shardgate.errors import BY_CODE, BY_STATUS, GatewayError, GatewayUnreachable, InvalidName
 from shardgate.framing import BODYLESS, FRAMING_HINT, Framing, framing
+from shardgate.pools import pool_manager
 from shardgate.reach import Reach
 from shardgate.text import safe_line, safe_text
 from shardgate.urls import OBJECTS
@@ -184,11 +185,11 @@ class Transport:
     def _connections(self) -> urllib3.PoolManager:
         if self._pool is None or self._owner != os.getpid():
             self._owner = os.getpid()
-            self._pool = urllib3.PoolManager(
-                # One more try covers a kept-alive connection that the gateway closed just now.
-                retries=urllib3.Retry(
+            # One more try covers a kept-alive connection that the gateway closed just now.
+            self._pool = pool_manager(
+                urllib3.Retry(
                     total=6, connect=1, read=1, redirect=5, status=0, other=0, respect_retry_after_header=False
-                ),
+                )
             )
         return self._pool
 

@@ -18,6 +18,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
+from shardgate.chunks import WholeResponse
 from shardgate.framing import Framing, framing
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def connect(place: SplitResult, timeout: float = PROGRESS_TIMEOUT) -> http.clien
     """An open connection to the server of a URL."""
     kind = http.client.HTTPSConnection if place.scheme == "https" else http.client.HTTPConnection
     connection = kind(place.hostname or "", place.port, timeout=CONNECT_TIMEOUT)
+    connection.response_class = WholeResponse
     connection.connect()
     connection.sock.settimeout(timeout)
     keep_alive(connection.sock)

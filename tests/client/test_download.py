@@ -12,7 +12,7 @@ import raw_answers
 from fake_gateway import FakeGateway, Fault
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raw_answers import ENDING, ENDLESS, answering
+from raw_answers import CUT, ENDING, ENDLESS, answering
 
 from shardgate import Busy, Client, GatewayUnreachable, NotFound, ObjectChanged, TransferIncomplete, download
 from shardgate.wds_opener import open_url
@@ -189,3 +189,13 @@ def test_the_rest_of_a_body_that_only_a_close_ends_is_no_end(answer: bytes, monk
     cut = b'HTTP/1.1 200 OK\r\nContent-Length: 4000\r\nETag: "v1"\r\n\r\n' + b"x" * 100
     with answering(cut, answer) as url, Client(url, timeout=10) as client, pytest.raises(TransferIncomplete):
         client.get("gcp://b", "k")
+
+
+@pytest.mark.parametrize("answer", CUT.values(), ids=CUT)
+def test_a_chunked_body_that_was_cut_anywhere_is_not_whole(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "BACKOFF_SECONDS", 0.001)
+    with answering(answer) as url, Client(url, timeout=10) as client:
+        with pytest.raises((TransferIncomplete, ObjectChanged)):
+            client.get("gcp://b", "k")
+        with pytest.raises(GatewayUnreachable):
+            client.transforms.logs("t")

@@ -9,7 +9,7 @@ import pytest
 import raw_answers
 from hypothesis import given
 from hypothesis import strategies as st
-from raw_answers import ENDING, ENDLESS, answering
+from raw_answers import CUT, ENDING, ENDLESS, answering
 
 from shardgate import wire
 from shardgate_runtime import fetch, inputs
@@ -252,3 +252,16 @@ def test_a_package_that_only_a_close_ends_is_not_stored(tmp_path, monkeypatch: p
     with answering(answer) as url, pytest.raises(StartupError, match=r"the end of .* can't be known"):
         fetch.fetch("the package", f"{url}/package", None, tmp_path / "package")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("answer", CUT.values(), ids=CUT)
+def test_a_chunked_shard_that_was_cut_anywhere_is_not_whole(tmp_path, monkeypatch: pytest.MonkeyPatch, answer) -> None:
+    monkeypatch.setattr(inputs, "BACKOFF", ())
+    monkeypatch.setattr(fetch, "PATIENCE_SECONDS", 0.0)
+    with answering(answer) as url:
+        source = HttpInput(f"{url}/a.tar", "", "v1", 0)
+        with pytest.raises(JobFailed, match="failed 1 times"):
+            read_all(source)
+        source.close()
+        with pytest.raises(StartupError, match="can't be fetched"):
+            fetch.fetch("the package", f"{url}/package", None, tmp_path / "package")

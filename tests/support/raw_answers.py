@@ -43,6 +43,18 @@ ENDING = {
     "chunks": _answer("Transfer-Encoding: Chunked", body=_CHUNKED),
 }
 
+_PADDED = _answer("Transfer-Encoding: chunked", body=b"%08x\r\n%s\r\n00000000\r\n\r\n" % (2000, BODY[:2000]))
+CUT = {
+    f"cut {where}": _PADDED[: -len(cut)] + more
+    for where, cut, more in (
+        ("before the next chunk", b"00000000\r\n\r\n", b""),
+        ("in the size of a chunk", b"0000\r\n\r\n", b""),
+        ("behind the digits of a size", b"00000\r\n\r\n", b""),
+        ("in a chunk", b"00000000\r\n\r\n", b"000003e8\r\nxxx"),
+    )
+}
+"""Chunked answers, whose sizes are padded with zeros, that were cut."""
+
 
 @contextmanager
 def answering(*answers: bytes) -> Iterator[str]:

@@ -13,13 +13,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import format_datetime, parsedate_to_datetime
+from email.utils import format_datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from aiohttp import hdrs
 
+from shardgate.dates import parse_http_date
 from shardgate_gateway.errors import BadRequest, PreconditionFailed
 
 if TYPE_CHECKING:
@@ -141,11 +142,7 @@ def _after_separator(text: str, at: int) -> int:
 
 def _date(headers: CIMultiDictProxy[str], name: str) -> datetime | None:
     """A date that makes no sense, or lies outside of the calendar, is ignored, as the RFC demands."""
-    try:
-        date = parsedate_to_datetime(headers.get(name, ""))
-        return (date if date.tzinfo else date.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError, TypeError, IndexError):
-        return None
+    return parse_http_date(headers.get(name))
 
 
 def _second(moment: datetime) -> datetime:

@@ -88,7 +88,7 @@ def open_store(name: str, bucket: BucketSettings, upstream: UpstreamSettings) ->
 
 
 def _open(name: str, bucket: BucketSettings, upstream: UpstreamSettings) -> Store:
-    where = urlsplit(bucket.where)
+    where = _parsed(name, bucket.where)
     if "://" not in bucket.where or where.scheme == "file":
         return LocalFolder(_folder(name, bucket.where), label=name)
     try:
@@ -101,6 +101,15 @@ def _open(name: str, bucket: BucketSettings, upstream: UpstreamSettings) -> Stor
     if kind == "http":
         return HttpOrigin(_origin(name, where), upstream, label=name, allow_redirect_hosts=bucket.allow_redirect_hosts)
     return _cloud(name, kind, where, upstream)
+
+
+def _parsed(name: str, where: str) -> SplitResult:
+    try:
+        parts = urlsplit(where)
+        _ = parts.port  # it is looked at when it is asked for
+    except ValueError:
+        raise BadRequest(f"bucket {name}: its location is no URL", hint="see docs/buckets.md") from None
+    return parts
 
 
 def _folder(name: str, where: str) -> Path:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from raw_answers import BODY, ENDING, ENDLESS
+from raw_answers import BODY, CUT, ENDING, ENDLESS
 
 from shardgate_gateway.cluster import connection as module
 from shardgate_gateway.cluster.connection import IDLE_CONNECTIONS, Incoming, NotReached, PeerClient, json_object
@@ -180,3 +180,10 @@ async def test_what_is_no_http_loses_the_member_and_is_no_bug(answer):
 def test_no_answer_is_too_odd_to_be_judged(body):
     found = json_object(body)
     assert found is None or isinstance(found, dict)
+
+
+@pytest.mark.parametrize("answer", CUT.values(), ids=CUT)
+async def test_a_chunked_body_that_was_cut_anywhere_is_not_whole(answer):
+    async with member(answer) as (client, whom, _):
+        with pytest.raises(UpstreamUnavailable, match="broke off"):
+            await read(client, whom)

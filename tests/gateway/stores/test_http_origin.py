@@ -6,7 +6,7 @@ import os
 
 import pytest
 import raw_answers
-from raw_answers import ENDING, ENDLESS, answering
+from raw_answers import CUT, ENDING, ENDLESS, answering
 from servers_faulty import Fault
 
 from shardgate_gateway.errors import Forbidden, GatewayError, NotFound, UpstreamCorrupt, UpstreamUnavailable
@@ -162,3 +162,12 @@ async def test_a_redirect_to_a_path_that_is_not_ascii_is_followed(store, origin,
     origin.put("é/b", b"moved")
     origin.fail(KEY, Fault(status=302, headers={"Location": "/é/b".encode().decode("latin-1")}))
     assert await helpers["drain"](await store.get(KEY)) == b"moved"
+
+
+@pytest.mark.parametrize("answer", CUT.values(), ids=CUT)
+async def test_a_chunked_body_that_was_cut_anywhere_is_not_whole(open_bucket, helpers, answer):
+    with answering(answer) as url:
+        store = open_bucket(url)
+        with pytest.raises(UpstreamUnavailable):
+            await helpers["drain"](await store.get(KEY))
+        await store.aclose()

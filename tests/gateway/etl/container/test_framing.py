@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import aiohttp
 import pytest
-from raw_answers import BODY, ENDING, ENDLESS, answering
+from raw_answers import BODY, CUT, ENDING, ENDLESS, answering
 
 from shardgate import wire
 from shardgate_gateway.errors import TransformError, WorkerLost
@@ -58,3 +58,12 @@ async def test_an_input_that_only_a_close_ends_is_never_whole(answer: bytes) -> 
 async def test_a_body_whose_end_is_told_is_read(answer: bytes) -> None:
     with answering(answer) as url:
         assert await result(url) == await source(url) == BODY
+
+
+@pytest.mark.parametrize("answer", CUT.values(), ids=CUT)
+async def test_a_chunked_body_that_was_cut_anywhere_is_not_whole(answer: bytes) -> None:
+    with answering(answer) as url:
+        with pytest.raises(WorkerLost):
+            await result(url)
+        with pytest.raises(aiohttp.ClientError):
+            await source(url)

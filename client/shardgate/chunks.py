@@ -1,0 +1,40 @@
+"""Chunked answers whose lines have to be whole.
+
+`http.client`, and so urllib3, takes a line that the end of the connection cut for a line. Where a server pads the sizes
+of its chunks (`00001000`), a cut in the middle of one leaves `0000`, and that is how the last chunk begins: a body that
+was cut would look whole.
+"""
+
+from __future__ import annotations
+
+import http.client
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from io import BufferedIOBase
+
+
+class WholeLines:
+    """A file that raises IncompleteRead in place of a line without its end."""
+
+    def __init__(self, file: BufferedIOBase) -> None:
+        self._file = file
+        self.read, self.readinto = file.read, file.readinto
+
+    def readline(self, limit: int = -1) -> bytes:
+        line = self._file.readline(limit)
+        if line and not line.endswith(b"\n"):
+            raise http.client.IncompleteRead(line)
+        return line
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+class WholeResponse(http.client.HTTPResponse):
+    """An answer whose chunks are read by whole lines: the `response_class` of a connection."""
+
+    def begin(self) -> None:
+        super().begin()
+        if self.chunked and self.fp is not None:
+            self.fp = WholeLines(self.fp)  # type: ignore[assignment]
