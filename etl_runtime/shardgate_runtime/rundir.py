@@ -37,6 +37,7 @@ class RunDir:
         except BlockingIOError:
             os.close(self.lock_fd)
             raise StartupError(f"another runtime works in {folder}") from None
+        os.close(os.open(self.scoreboard, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # nobody else's to read
 
     def write_status(self, state: RuntimeState, message: str = "", hint: str = "", **more: Any) -> None:
         """Replace status.json in one step, so that a reader sees the old one or the new one."""

@@ -31,13 +31,15 @@ from shardgate_gateway.cluster.heat import Heat
 from shardgate_gateway.cluster.membership import Member, Membership, StaticMembership
 from shardgate_gateway.cluster.peers import Peers
 from shardgate_gateway.cluster.slices import SliceMembership
-from shardgate_gateway.errors import GatewayError, LocalStorageError
+from shardgate_gateway.confidential import hide
+from shardgate_gateway.errors import GatewayError
 from shardgate_gateway.etl.asked import Asked
 from shardgate_gateway.etl.environments import Environments
 from shardgate_gateway.etl.kubernetes.demand import DemandBoard
 from shardgate_gateway.etl.kubernetes.gather import Gather
 from shardgate_gateway.etl.kubernetes.runner import open_runner
 from shardgate_gateway.etl.local.orphans import adopt_orphans
+from shardgate_gateway.etl.local.process import is_for_workers
 from shardgate_gateway.etl.local.runner import LocalRunner
 from shardgate_gateway.etl.registry import Registry
 from shardgate_gateway.etl.relay import Relay
@@ -48,10 +50,13 @@ from shardgate_gateway.http.routes import Front
 from shardgate_gateway.http.server import Server
 from shardgate_gateway.http.service import Bucket, Buckets, Service
 from shardgate_gateway.kube.client import open_api
+from shardgate_gateway.log_format import set_up_logging
 from shardgate_gateway.metrics import WORKER_NUMBER
 from shardgate_gateway.settings import BucketSettings, Settings
-from shardgate_gateway.state.database import Database, database_url
+from shardgate_gateway.state.database import DATABASE_FILE, Database, database_url
 from shardgate_gateway.state.payloads import Payloads
+from shardgate_gateway.state.private import make_private_file, open_state
+from shardgate_gateway.stores.local_folder import LocalFolder
 from shardgate_gateway.stores.open import open_store
 from shardgate_gateway.tokens import Tokens
 
@@ -162,12 +167,9 @@ async def _open_etl(
     settings: Settings, tokens: Tokens, board: DemandBoard, demands: Gather, stack: contextlib.AsyncExitStack
 ) -> tuple[Registry, Environments, Runner]:
     state = settings.state
-    try:
-        state.dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LocalStorageError(
-            f"state.dir {state.dir}: {error.strerror}", hint="set it to a writable folder"
-        ) from error
+    await asyncio.to_thread(open_state, state.dir)
+    if not state.database:
+        make_private_file(state.dir / DATABASE_FILE)
     database = Database(database_url(state.database, state.dir))
     stack.push_async_callback(database.aclose)
     await asyncio.to_thread(database.prepare)
@@ -195,8 +197,9 @@ def _open_packages(settings: Settings, database: Database) -> Store:
     state = settings.state
     if database.shared and not state.packages:
         return Payloads(database, label="state://payloads")
-    where = state.packages or str(state.dir / "packages")
-    return open_store("file://packages", BucketSettings(where=where), settings.upstream)
+    if not state.packages:
+        return LocalFolder(state.dir / "packages", label="file://packages", private=True)
+    return open_store("file://packages", BucketSettings(where=state.packages), settings.upstream)
 
 
 async def _open_cluster(
@@ -263,8 +266,9 @@ def main() -> int:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != given.parent:
         return 0
+    hide(is_for_workers)
     adopt_orphans()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s[%(process)d]: %(message)s")
+    set_up_logging()
     listener = socket.socket(fileno=given.listener)
     listener.setblocking(False)
     try:

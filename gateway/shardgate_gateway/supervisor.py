@@ -6,27 +6,35 @@
 - A worker that dies is replaced, at once after a long life, later and later after short ones. Where a first worker does
   not even come up, the whole gateway ends, with its exit status: most likely a setting can't be used.
 - SIGTERM or SIGINT drains: the socket closes, every worker finishes what it is doing. A second one kills.
-- Workers end when the supervisor does, also by SIGKILL: the kernel tells them (`PR_SET_PDEATHSIG`).
+- Workers end when the supervisor does, also by SIGKILL: the kernel tells them (`PR_SET_PDEATHSIG`). Then the folder in
+  which they counted stays; the next supervisor removes it. A lock, which they all have, says whether one is in use.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shardgate_gateway import metrics
+from shardgate_gateway.confidential import hide
 from shardgate_gateway.errors import LocalStorageError
+from shardgate_gateway.etl.local.process import is_for_workers
 from shardgate_gateway.settings import MIN_KEY_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from shardgate_gateway.settings import ServeSettings, Settings
 
 BACKLOG = 1024
@@ -35,6 +43,9 @@ BACKOFF_SECONDS = 0.2
 MAX_BACKOFF_SECONDS = 10.0
 KILL_SECONDS = 10.0
 """After the time to drain: until a worker that still lives is killed."""
+METRICS_PREFIX = "shardgate-metrics-"
+YOUNG_SECONDS = 60.0
+"""A folder that is younger may be without its lock for a moment."""
 
 
 def run(settings: Settings) -> int:
@@ -43,11 +54,36 @@ def run(settings: Settings) -> int:
     Raises:
         LocalStorageError: The address can't be listened on.
     """
-    with (
-        listen(settings.serve) as listener,
-        tempfile.TemporaryDirectory(prefix="shardgate-metrics-", ignore_cleanup_errors=True) as folder,
-    ):
-        return asyncio.run(Supervisor(settings, listener, folder).run())
+    hide(is_for_workers)
+    with listen(settings.serve) as listener, metrics_folder() as (folder, lock):
+        return asyncio.run(Supervisor(settings, listener, folder, lock).run())
+
+
+@contextlib.contextmanager
+def metrics_folder() -> Iterator[tuple[str, int]]:
+    """A folder for the workers' counts, and the descriptor that says that it is in use."""
+    _remove_unused_folders()
+    with tempfile.TemporaryDirectory(prefix=METRICS_PREFIX, ignore_cleanup_errors=True) as folder:
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield folder, lock
+        finally:
+            os.close(lock)
+
+
+def _remove_unused_folders() -> None:
+    """Remove what supervisors left that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{METRICS_PREFIX}*"):
+        with contextlib.suppress(OSError):  # another supervisor is quicker, or it is another user's
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                status = os.fstat(lock)
+                if status.st_uid == os.getuid() and time.time() - status.st_mtime > YOUNG_SECONDS:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
 
 
 def listen(serve: ServeSettings) -> socket.socket:
@@ -78,12 +114,14 @@ class Supervisor:
         settings: Handed to every worker.
         listener: The socket they share.
         metrics_folder: Where they count, together.
+        metrics_lock: Held by whoever uses that folder.
     """
 
-    def __init__(self, settings: Settings, listener: socket.socket, metrics_folder: str) -> None:
+    def __init__(self, settings: Settings, listener: socket.socket, metrics_folder: str, metrics_lock: int) -> None:
         self._settings = _with_signing_key(settings)
         self._listener = listener
         self._metrics_folder = metrics_folder
+        self._metrics_lock = metrics_lock
         self._workers: dict[int, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
         self._status = 0
@@ -135,7 +173,7 @@ class Supervisor:
                 *[sys.executable, "-m", "shardgate_gateway.app"],
                 *["--listener", str(self._listener.fileno()), "--ready", str(sending), "--parent", str(os.getpid())],
                 stdin=asyncio.subprocess.PIPE,
-                pass_fds=(self._listener.fileno(), sending),
+                pass_fds=(self._listener.fileno(), sending, self._metrics_lock),
                 env=os.environ | {metrics.MULTIPROCESS_DIR: self._metrics_folder, metrics.WORKER_NUMBER: str(number)},
                 process_group=0,
             )

@@ -157,6 +157,30 @@ def test_workers_end_when_their_supervisor_is_killed(gateway: GatewayProcess) ->
     assert curl(gateway.url("gcp://data", "small")).body == b"small"
 
 
+def folders_of_metrics(folder: Path) -> set[Path]:
+    return set(folder.glob("shardgate-metrics-*"))
+
+
+def test_a_supervisor_that_was_killed_leaves_no_folder_for_ever(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    with running_gateway(tmp_path / "a", {"gcp://data": data}) as killed:
+        (left,) = folders_of_metrics(temporary)
+        killed.kill()
+        os.utime(left, (0, 0))
+        with running_gateway(tmp_path / "b", {"gcp://data": data}) as living:
+            (used,) = folders_of_metrics(temporary)
+            assert used != left
+            os.utime(used, (0, 0))
+            killed.start()  # a second one beside it removes nothing that is in use
+            assert used in folders_of_metrics(temporary)
+            assert curl(f"{living.endpoint}/metrics").status == 200
+    assert not folders_of_metrics(temporary)
+
+
 def serve(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A gateway that is not going to start."""
     return subprocess.run(

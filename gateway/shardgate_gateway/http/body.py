@@ -109,7 +109,7 @@ async def send_parts(
             reset(call.request)
             raise
         except Exception as error:  # noqa: BLE001 (after the headers every failure has the same end)
-            _break_off(call, error)
+            break_off(call, error)
         else:
             return Sent(status, keep_alive=not call.closing)
     return Sent(status, keep_alive=False)
@@ -135,7 +135,8 @@ async def _send_rest(out: _Socket, first: Part | None, parts: AsyncGenerator[Par
         raise RuntimeError(f"the body has {sent} of the {length} bytes that were promised")
 
 
-def _break_off(call: Call, error: Exception) -> None:
+def break_off(call: Call, error: Exception) -> None:
+    """End an answer whose head is out, so that its reader sees that it is not whole, and say why in the log."""
     reset(call.request)
     ours = as_gateway_error(error, call.id)
     metrics.ABORTED.labels(ours.code).inc()

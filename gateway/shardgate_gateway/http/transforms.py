@@ -11,11 +11,14 @@ from aiohttp import hdrs, web
 
 from shardgate import wire
 from shardgate_gateway.etl.options import TransformOptions
+from shardgate_gateway.http.body import Sent, break_off
 from shardgate_gateway.http.request import number, parameters
 from shardgate_gateway.http.upload import Upload
 from shardgate_gateway.tokens import PACKAGE, REGISTER
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from shardgate_gateway.etl.registry import TransformRecord
     from shardgate_gateway.http.call import Call
     from shardgate_gateway.http.service import Service
@@ -82,18 +85,30 @@ async def logs(service: Service, call: Call, name: str) -> web.StreamResponse:
     record = await service.registry.find(name)
     if given.get("follow", "false") != "true":
         return web.Response(text=await service.runner.logs(record.id, tail=tail))
+    async with aclosing(service.runner.follow(record.id, tail=tail)) as parts:
+        first = await anext(parts, b"")  # an error before the head is an answer of its own
+        return await _send_log(service, call, first, parts)
+
+
+async def _send_log(service: Service, call: Call, first: bytes, parts: AsyncGenerator[bytes]) -> web.StreamResponse:
+    """Go on until the reader leaves or the gateway ends; a failure in the middle resets the connection."""
     response = web.StreamResponse(headers={wire.REQUEST_ID_HEADER: call.id})
     response.content_type = "text/plain"
     response.charset = "utf-8"
     response.enable_chunked_encoding()
     await response.prepare(call.request)
     transport = call.request.transport
-    async with aclosing(service.runner.follow(record.id, tail=tail)) as parts:
-        async for part in parts:
-            if transport is None or transport.is_closing() or service.draining:
-                break
+    try:
+        part: bytes | None = first
+        while part is not None and not (transport is None or transport.is_closing() or service.draining):
             if part:
                 await response.write(part)
+            part = await anext(parts, None)
+    except ConnectionError:
+        return Sent(HTTPStatus.OK, keep_alive=False)
+    except Exception as error:  # noqa: BLE001 (there can't be a second head in the middle of chunks)
+        break_off(call, error)
+        return Sent(HTTPStatus.OK, keep_alive=False)
     return response
 
 

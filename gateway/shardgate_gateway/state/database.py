@@ -47,6 +47,7 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+DATABASE_FILE = "shardgate.db"
 THREADS = 4
 BUSY_MILLISECONDS = 15_000
 """How long a SQLite call waits for other processes to finish their writes, and a PostgreSQL statement may take."""
@@ -68,7 +69,7 @@ COLLISIONS = ("40001", "40P01")
 
 def database_url(url: str, state_dir: Path) -> str:
     """The configured URL, or SQLite in the state folder."""
-    return url or f"sqlite:///{state_dir / 'shardgate.db'}"
+    return url or f"sqlite:///{state_dir / DATABASE_FILE}"
 
 
 class Database:

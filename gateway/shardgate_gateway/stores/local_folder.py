@@ -17,7 +17,7 @@ of the folder, keeps no key like `a#1` or `a:`, and can't say whether a file was
 File calls block, so they run in threads, one per MiB.
 """
 
-# ruff: noqa: PTH103, PTH104, PTH106, PTH108, PTH112, PTH113, PTH116, PTH120
+# ruff: noqa: PTH102, PTH104, PTH106, PTH108, PTH112, PTH113, PTH116, PTH120
 # Descriptors, O_ flags and real paths are what this file is about; pathlib has none of them.
 
 from __future__ import annotations
@@ -60,10 +60,11 @@ PUT_ATTEMPTS = 10
 
 
 class LocalFolder(Store):
-    """One folder. `label` is `provider://name`, for messages."""
+    """One folder. `label` is `provider://name`, for messages; what a `private` one holds its owner alone may read."""
 
-    def __init__(self, folder: Path, *, label: str) -> None:
+    def __init__(self, folder: Path, *, label: str, private: bool = False) -> None:
         self._folder = folder
+        self._file_mode, self._folder_mode = (0o600, 0o700) if private else (0o644, 0o777)
         self._label = label
 
     async def get(
@@ -190,9 +191,11 @@ class LocalFolder(Store):
         for _ in range(PUT_ATTEMPTS):
             hidden = f"{folder}/{HIDDEN}{secrets.token_hex(8)}"
             with suppress(FileNotFoundError):  # who removes the last object beside it removes the folder, too
-                os.makedirs(folder, exist_ok=True)
+                _make_folders(folder, self._folder_mode)
                 return Upload(
-                    os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), hidden, target
+                    os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, self._file_mode),
+                    hidden,
+                    target,
                 )
         raise Conflict(f"{self._name(key)}: its folder is removed again and again")
 
@@ -204,6 +207,17 @@ class LocalFolder(Store):
         with suppress(OSError):
             while (path := os.path.dirname(path)) != root:
                 os.rmdir(path)
+
+
+def _make_folders(folder: str, mode: int) -> None:
+    """Make it and those above it; `os.makedirs` would give its mode to the last one alone."""
+    if not os.path.isdir(folder):
+        _make_folders(os.path.dirname(folder), mode)
+        try:
+            os.mkdir(folder, mode)
+        except FileExistsError:
+            if not os.path.isdir(folder):
+                raise
 
 
 class Upload(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import tarfile
 from typing import TYPE_CHECKING, Any
 
@@ -216,3 +217,24 @@ def test_logs_and_stats_tell_what_was_done(gateway: GatewayProcess) -> None:
     assert logs.status == 200
     assert len(logs.body.splitlines()) <= 5
     assert curl(f"{gateway.endpoint}/v1/transforms/counted/logs?tail=x").status == 400
+
+
+def test_a_log_that_fails_while_it_is_followed_ends_by_a_reset_and_not_by_a_second_answer(
+    gateway: GatewayProcess,
+) -> None:
+    record = registered(gateway, shout, name="followed")
+    assert get(gateway, "followed").status == 200
+    log = gateway.state / "logs" / f"{record['id']}.log"
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=30) as follower:
+        follower.sendall(b"GET /v1/transforms/followed/logs?follow=true HTTP/1.1\r\nHost: g\r\n\r\n")
+        got = follower.recv(1 << 16)
+        assert got.startswith(b"HTTP/1.1 200 ")
+        log.rename(log.with_suffix(".aside"))
+        log.mkdir()
+        with pytest.raises(ConnectionResetError):  # noqa: PT012 (what came before it counts)
+            while data := follower.recv(1 << 16):
+                got += data
+    assert got.count(b"HTTP/1.1") == 1
+    assert b"0\r\n\r\n" not in got
+    assert curl(f"{gateway.endpoint}/v1/transforms/followed/logs").status == 503
+    log.rmdir()

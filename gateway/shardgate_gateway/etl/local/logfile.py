@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shardgate_gateway.errors import LocalStorageError
 from shardgate_gateway.etl.local import log_writer
 
 if TYPE_CHECKING:
@@ -54,10 +55,10 @@ class LogFile:
 
     async def follow(self, lines: int) -> AsyncGenerator[bytes]:
         """The last `lines` lines, then what is written from now on; b"" now and then."""
-        place = self._path.stat().st_size if self._path.exists() else 0
+        place = _size(self._path)
         yield (await asyncio.to_thread(self.tail, lines)).encode()
         while True:
-            size = self._path.stat().st_size if self._path.exists() else 0
+            size = _size(self._path)
             if size < place:  # it was cut; what was written since is all new
                 place = 0
             if size > place:
@@ -72,6 +73,13 @@ class LogFile:
         self._older.unlink(missing_ok=True)
 
 
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def _tail(path: Path, count: int) -> bytes:
     try:
         with path.open("rb") as file:
@@ -79,3 +87,7 @@ def _tail(path: Path, count: int) -> bytes:
             return file.read(count)
     except FileNotFoundError:
         return b""
+    except OSError as error:
+        raise LocalStorageError(
+            f"the log {path.name} can't be read: {error.strerror}", hint="see the disk of state.dir"
+        ) from error

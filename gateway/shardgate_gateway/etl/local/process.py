@@ -34,9 +34,14 @@ KEPT_PREFIXES = ("LC_", "PYTHON", "OMP_", "MKL_", "OPENBLAS_", "CUDA_", "NVIDIA_
 log = logging.getLogger(__name__)
 
 
+def is_for_workers(name: str) -> bool:
+    """Whether user code may see this variable: it says where programs and libraries are, or how they compute."""
+    return name in KEPT or name.startswith(KEPT_PREFIXES)
+
+
 def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What of an environment user code may see: where programs and libraries are, and how they compute."""
-    return {name: value for name, value in environment.items() if name in KEPT or name.startswith(KEPT_PREFIXES)}
+    """What of an environment user code may see."""
+    return {name: value for name, value in environment.items() if is_for_workers(name)}
 
 
 class RuntimeProcess:

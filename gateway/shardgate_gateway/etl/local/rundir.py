@@ -58,7 +58,7 @@ class RunDir:
         return self.path / WORK
 
     def create(self) -> None:
-        for folder in (self.path, self.work):
+        for folder in (self.path.parent, self.path, self.work):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             folder.chmod(0o700)
 
