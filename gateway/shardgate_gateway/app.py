@@ -58,6 +58,7 @@ from shardgate_gateway.state.payloads import Payloads
 from shardgate_gateway.state.private import make_private_file, open_state
 from shardgate_gateway.stores.local_folder import LocalFolder
 from shardgate_gateway.stores.open import open_store
+from shardgate_gateway.stores.upload_memory import UploadMemory
 from shardgate_gateway.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -125,10 +126,11 @@ async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
         LocalStorageError: The cache or state folder can't be used.
     """
     tokens = Tokens(settings.auth, settings.serve.token)
+    uploads = UploadMemory(settings.serve.upload_memory_bytes, settings.serve.upload_stall_seconds)
     async with contextlib.AsyncExitStack() as stack:
         buckets = []
         for name, bucket in settings.buckets.items():
-            store = open_store(name, bucket, settings.upstream)
+            store = open_store(name, bucket, settings.upstream, uploads)
             stack.push_async_callback(store.aclose)
             buckets.append(Bucket(*split_bucket(name), store, bucket))
         cache = Cache(settings.cache, settings.upstream)
@@ -159,6 +161,7 @@ async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
             name=_name(settings),
             forwarder=forwarder,
             demand=board,
+            uploads=uploads,
             max_connections=settings.serve.max_connections or _descriptors() // DESCRIPTORS_PER_CONNECTION,
         )
 

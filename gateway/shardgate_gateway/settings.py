@@ -79,6 +79,17 @@ class ServeSettings(Group):
         "0 takes a quarter of the file descriptors that the process may open.",
     )
     max_put_bytes: int = Field(64 * GIB, ge=0, description="Bytes of the largest object that a PUT may store.")
+    upload_memory_bytes: int = Field(
+        256 * MIB,
+        ge=16 * MIB,
+        description="Bytes that running uploads to object stores may gather per process, all together; a large one "
+        "takes 48 MiB. More uploads wait, and after `upload_stall_seconds` get 503 with Retry-After.",
+    )
+    upload_stall_seconds: float = Field(
+        60,
+        gt=0,
+        description="Seconds for which an upload may wait for its sender, 64 KiB at a time, before it gets 408.",
+    )
     keepalive_seconds: float = Field(75, ge=0, description="Seconds an idle client connection is kept.")
 
 

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 LOOKUP_SECONDS = 1.0
 """How long a process may go on with a name's old meaning after another process moved it."""
 LOOKUPS = 4096
+PIECE = 1 << 20
 PREFIX = "packages/"
 ORPHAN_SECONDS = 3600.0
 SWEEP_SECONDS = 3600.0
@@ -297,7 +298,9 @@ def _check_values(manifest: wire.Manifest, function: object) -> None:
 
 
 async def _once(package: bytes) -> AsyncIterator[bytes]:
-    yield package
+    """In pieces: a store may copy each."""
+    for offset in range(0, len(package), PIECE):
+        yield package[offset : offset + PIECE]
 
 
 def _update(session: Session, row: TransformRow) -> TransformRow | None:

@@ -45,7 +45,7 @@ async def head_of(service: Service, call: Call, digest: str) -> web.StreamRespon
 async def put(service: Service, call: Call, digest: str) -> web.StreamResponse:
     """201 if it is new, 200 if there is one already, which stays as it is."""
     call.grant.require(ENVIRONMENT, digest)
-    upload = Upload(call, service.settings.etl.environment_bytes)
+    upload = Upload(call, service.settings.etl.environment_bytes, service.settings.serve.upload_stall_seconds)
     if upload.size is None:
         raise BadRequest("an environment is uploaded with its length", hint="send Content-Length")
     new = await service.environments.keep(digest, upload.chunks(), size=upload.size, sha256=_announced(call))

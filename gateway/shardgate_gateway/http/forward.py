@@ -242,7 +242,7 @@ class Forwarder:
         method, upload = call.request.method, None
         framing: dict[str, str] = {}
         if method == hdrs.METH_PUT:
-            upload = Upload(call, service.settings.serve.max_put_bytes)
+            upload = Upload(call, service.settings.serve.max_put_bytes, service.settings.serve.upload_stall_seconds)
             framing = {hdrs.EXPECT: "100-continue"}
             if upload.size is None:
                 framing[hdrs.TRANSFER_ENCODING] = "chunked"

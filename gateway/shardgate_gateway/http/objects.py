@@ -59,7 +59,7 @@ async def put(service: Service, call: Call) -> web.StreamResponse:
     """Store a body whole or not at all, then forget what was cached of the object."""
     target, bucket, source = _writable(service, call)
     await _check_conditions(call, bucket, target)
-    upload = Upload(call, service.settings.serve.max_put_bytes)
+    upload = Upload(call, service.settings.serve.max_put_bytes, service.settings.serve.upload_stall_seconds)
     try:
         meta = await bucket.store.put(target.key, upload.chunks(), size=upload.size, content_type=upload.content_type)
     finally:

@@ -37,6 +37,10 @@ class TooLarge(GatewayError):
     code = "too_large"
 
 
+class RequestStalled(GatewayError):
+    code = "request_stalled"
+
+
 class ExpectationFailed(GatewayError):
     code = "expectation_failed"
 
@@ -51,6 +55,7 @@ STATUS: dict[type[GatewayError], int] = {
     errors.Forbidden: 403,
     errors.NotFound: 404,
     MethodNotAllowed: 405,
+    RequestStalled: 408,
     errors.Conflict: 409,
     errors.PreconditionFailed: 412,
     TooLarge: 413,

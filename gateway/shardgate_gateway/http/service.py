@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from shardgate_gateway.http.forward import Forwarder
     from shardgate_gateway.settings import BucketSettings, Settings
     from shardgate_gateway.stores.base import Store
+    from shardgate_gateway.stores.upload_memory import UploadMemory
     from shardgate_gateway.tokens import Grant, Tokens
 
 
@@ -85,6 +86,7 @@ class Service:
         name: Of this gateway among the others.
         forwarder: To the others, where there are any.
         demand: What the readers of all its processes want.
+        uploads: Memory that they may take.
         running: Requests being answered.
         connections: Open connections.
         max_connections: More than that are answered 503.
@@ -103,6 +105,7 @@ class Service:
     name: str
     forwarder: Forwarder | None
     demand: DemandBoard
+    uploads: UploadMemory
     max_connections: int
     running: int = 0
     connections: int = 0

@@ -30,9 +30,11 @@ _OPTIONS = frozenset(TransformOptions.model_fields)
 async def register(service: Service, call: Call) -> web.StreamResponse:
     """Store a package; options stand in the query. 201 if it is new, 200 if it was there."""
     options = TransformOptions.parse(parameters(call.query, _OPTIONS))
-    package = await Upload(call, service.settings.etl.package_bytes).read()
-    known = {record.id for record in await service.registry.list()}
-    record = await service.registry.register(package, options, created_by=call.grant.subject)
+    settings = service.settings
+    upload = Upload(call, settings.etl.package_bytes, settings.serve.upload_stall_seconds)
+    async with upload.in_file(settings.state.dir) as package, service.uploads.hold(len(package)):
+        known = {record.id for record in await service.registry.list()}
+        record = await service.registry.register(package, options, created_by=call.grant.subject)
     status = HTTPStatus.OK if record.id in known else HTTPStatus.CREATED
     return web.json_response(await _describe(service, record), status=status)
 

@@ -10,6 +10,8 @@ four things that it does differently:
   for the next byte. It does not run while a slow reader keeps us from reading.
 - *Prefixes.* obstore lists folders; we list plain string prefixes (`listing.py`).
 - *Deletion.* S3 says yes to deleting nothing; we say NotFound.
+
+What an upload gathers is counted by `upload_memory.py`.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from shardgate_gateway.stores.base import ListPage, ObjectMeta, ObjectStream, St
 from shardgate_gateway.stores.keys import check_key
 from shardgate_gateway.stores.listing import walk
 from shardgate_gateway.stores.translate import Body, storing, translating
+from shardgate_gateway.stores.upload_memory import UploadMemory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,6 +44,8 @@ PART = 8 << 20
 MAX_PARTS = 10_000
 """S3's limit."""
 CONCURRENT_PARTS = 4
+"""Of one upload, on their way to the store while the next one is gathered."""
+UNLIMITED = 1 << 62
 CHANGED = "the store, or a proxy before it, changed the body on the way"
 EXIT_SECONDS = 0.05
 """obstore's threads give Python objects back a moment after their result is here. One that the interpreter's end
@@ -57,16 +62,25 @@ class ObjectStoreBucket(Store):
         label: `provider://name`, for messages.
         without: Characters that the store would change in keys.
         etag_prefix: Put before every etag, where the store's own are not unique (memory).
+        memory: What uploads may gather; without it, as much as they like.
     """
 
     def __init__(
-        self, reads: ObjectStore, calls: ObjectStore, *, label: str, without: str = "", etag_prefix: str = ""
+        self,
+        reads: ObjectStore,
+        calls: ObjectStore,
+        *,
+        label: str,
+        without: str = "",
+        etag_prefix: str = "",
+        memory: UploadMemory | None = None,
     ) -> None:
         self._reads = reads
         self._calls = calls
         self._label = label
         self._without = without
         self._etag_prefix = etag_prefix
+        self._memory = memory or UploadMemory(UNLIMITED, 0)
 
     async def get(
         self, key: str, *, start: int = 0, end: int | None = None, if_match: str | None = None
@@ -97,19 +111,23 @@ class ObjectStoreBucket(Store):
     ) -> ObjectMeta:
         check_key(key, without=self._without)
         source = Body(body)
-        with storing(source, self._name(key)):
-            chunks = aiter(source)
-            head, whole = await _take(chunks, PART)
-            await obstore.put_async(
-                self._calls,
-                key,
-                head if whole else _chain(head, chunks),
-                attributes={"Content-Type": content_type} if content_type else None,
-                use_multipart=not whole,
-                chunk_size=max(PART, -(-(size or 0) // MAX_PARTS)),
-                max_concurrency=CONCURRENT_PARTS,
-            )
-            return await self._describe(key)
+        part = max(PART, -(-(size or 0) // MAX_PARTS))
+        parts = min(CONCURRENT_PARTS, max(1, self._memory.limit // (2 * part)))
+        needed = size if size is not None and size <= PART else part * (parts + 2)
+        async with self._memory.hold(needed):
+            with storing(source, self._name(key)):
+                chunks = aiter(source)
+                head, whole = await _take(chunks, PART)
+                await obstore.put_async(
+                    self._calls,
+                    key,
+                    head if whole else _chain(head, chunks),
+                    attributes={"Content-Type": content_type} if content_type else None,
+                    use_multipart=not whole,
+                    chunk_size=part,
+                    max_concurrency=parts,
+                )
+                return await self._describe(key)
 
     async def delete(self, key: str) -> None:
         await self.head(key)
@@ -206,17 +224,20 @@ def _starts_too_far(error: BaseError) -> bool:
     return any(sign in str(error) for sign in ("status: 416", "StartTooLarge", "bytes 0--1/0"))
 
 
-async def _take(chunks: AsyncIterator[bytes], size: int) -> tuple[bytes, bool]:
+async def _take(chunks: AsyncIterator[bytes], size: int) -> tuple[list[bytes], bool]:
     """At least `size` bytes from the front, and whether that was all."""
-    taken = bytearray()
+    taken, count = [], 0
     async for chunk in chunks:
-        taken += chunk
-        if len(taken) >= size:
-            return bytes(taken), False
-    return bytes(taken), True
+        taken.append(chunk)
+        count += len(chunk)
+        if count >= size:
+            return taken, False
+    return taken, True
 
 
-async def _chain(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield head
+async def _chain(head: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    head.reverse()
+    while head:
+        yield head.pop()
     async for chunk in rest:
         yield chunk

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from shardgate_gateway.settings import BucketSettings, UpstreamSettings
     from shardgate_gateway.stores.base import Store
+    from shardgate_gateway.stores.upload_memory import UploadMemory
 
 CLOUDS: dict[str, tuple[type[S3Store | GCSStore | AzureStore], dict[str, str]]] = {
     "aws": (
@@ -77,17 +78,19 @@ CALL_PATIENCE = 2
 """A call that is no body, or one part of an upload, may take so many `progress_timeout`s."""
 
 
-def open_store(name: str, bucket: BucketSettings, upstream: UpstreamSettings) -> Store:
-    """The store of the bucket `name` (`PROVIDER://NAME`).
+def open_store(
+    name: str, bucket: BucketSettings, upstream: UpstreamSettings, memory: UploadMemory | None = None
+) -> Store:
+    """The store of the bucket `name` (`PROVIDER://NAME`); `memory` is what uploads to all of them may gather.
 
     Raises:
         BadRequest: The location is wrong; the message says what about it.
     """
-    store = _open(name, bucket, upstream)
+    store = _open(name, bucket, upstream, memory)
     return ReadOnly(store, label=name) if bucket.read_only else store
 
 
-def _open(name: str, bucket: BucketSettings, upstream: UpstreamSettings) -> Store:
+def _open(name: str, bucket: BucketSettings, upstream: UpstreamSettings, uploads: UploadMemory | None) -> Store:
     where = _parsed(name, bucket.where)
     if "://" not in bucket.where or where.scheme == "file":
         return LocalFolder(_folder(name, bucket.where), label=name)
@@ -97,10 +100,10 @@ def _open(name: str, bucket: BucketSettings, upstream: UpstreamSettings) -> Stor
         raise BadRequest(f"bucket {name}: {error} in its location", hint="see docs/buckets.md") from None
     if kind == "mem":
         memory = MemoryStore()
-        return ObjectStoreBucket(memory, memory, label=name, etag_prefix=f"{secrets.token_hex(4)}-")
+        return ObjectStoreBucket(memory, memory, label=name, etag_prefix=f"{secrets.token_hex(4)}-", memory=uploads)
     if kind == "http":
         return HttpOrigin(_origin(name, where), upstream, label=name, allow_redirect_hosts=bucket.allow_redirect_hosts)
-    return _cloud(name, kind, where, upstream)
+    return _cloud(name, kind, where, upstream, uploads)
 
 
 def _parsed(name: str, where: str) -> SplitResult:
@@ -128,7 +131,7 @@ def _origin(name: str, where: SplitResult) -> URL:
     return URL(where.geturl())
 
 
-def _cloud(name: str, kind: str, where: SplitResult, upstream: UpstreamSettings) -> Store:
+def _cloud(name: str, kind: str, where: SplitResult, upstream: UpstreamSettings, uploads: UploadMemory | None) -> Store:
     make, known = CLOUDS[kind]
     options = dict(parse_qsl(where.query, keep_blank_values=True))
     if unknown := sorted(set(options) - set(known) - {ALLOW_HTTP}):
@@ -169,7 +172,7 @@ def _cloud(name: str, kind: str, where: SplitResult, upstream: UpstreamSettings)
         raise BadRequest(
             f"bucket {name}: {_redacted(summary(error), options)}", hint="an option of its location is wrong"
         ) from None
-    return ObjectStoreBucket(reads, calls, label=name, without=CHANGES.get(kind, ""))
+    return ObjectStoreBucket(reads, calls, label=name, without=CHANGES.get(kind, ""), memory=uploads)
 
 
 def _redacted(text: str, options: dict[str, str]) -> str:
