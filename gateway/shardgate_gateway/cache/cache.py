@@ -21,7 +21,7 @@ from shardgate_gateway.cache.fill import Fill, TryAgain
 from shardgate_gateway.cache.hot import EXHAUSTED, HotSet, Slot, load
 from shardgate_gateway.cache.layout import Layout, exists
 from shardgate_gateway.cache.members import Index, Member, NoIndex, index_stream
-from shardgate_gateway.cache.node import Counters, Node
+from shardgate_gateway.cache.node import Counters, Node, survive
 from shardgate_gateway.cache.reader import DirectReading, EntryReading, FillReading, Reading, as_bytes
 from shardgate_gateway.cache.scrub import Scrubber
 from shardgate_gateway.cache.space import Space
@@ -39,7 +39,7 @@ T = TypeVar("T")
 TURNS = 20
 """How often an open looks again because what it found went away under its hands."""
 TURN_SECONDS = 0.002
-THREADS = 8
+THREADS, PUBLISHERS = 8, 4
 HOUSEKEEPING_SECONDS = 600.0
 
 
@@ -79,7 +79,8 @@ class Cache:
                 f"cache folder {layout.root}: {error}", hint="set cache.dir to a writable folder"
             ) from error
         pool = ThreadPoolExecutor(THREADS, thread_name_prefix="cache")
-        self._node = Node(layout, space, self._settings, self._upstream, pool, self.counters)
+        publishers = ThreadPoolExecutor(PUBLISHERS, thread_name_prefix="cache-index")
+        self._node = Node(layout, space, self._settings, self._upstream, pool, publishers, self.counters)
         self._node.detach(self._keep_house())
         self._node.detach(Scrubber(self._node).run())
 
@@ -92,7 +93,8 @@ class Cache:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.to_thread(self._node.pool.shutdown)
+        for pool in (self._node.publishers, self._node.pool):
+            await asyncio.to_thread(pool.shutdown)
         self._hot = HotSet(0)
         self._node.space.close()
 
@@ -123,6 +125,7 @@ class Cache:
 
         Raises:
             NotFound, Forbidden, UpstreamError: The source can't give it.
+            GenerationChanged: The source is recomputed from a version that is gone; name the source anew.
             LocalStorageError: This process has no file descriptors left.
         """
         reading = self.lookup(source)
@@ -132,7 +135,9 @@ class Cache:
         for turn in range(TURNS):
             try:
                 reading = await self._open_entry(source, since) or await self._open_fill(source, since)
-            except (TryAgain, GenerationChanged):
+            except (TryAgain, GenerationChanged) as error:
+                if source.recomputed and turn and isinstance(error, GenerationChanged):
+                    raise  # its name says of which version it is made, so asking again changes nothing
                 await asyncio.sleep(turn * TURN_SECONDS)  # whoever is in between two steps gets time for the second
             except OSError as error:
                 self._hot.shrink()
@@ -191,6 +196,13 @@ class Cache:
         if fill is None or not fill.joinable():
             fill = self._begin(source)
             state = "miss"
+        fill.join()
+        try:
+            return await self._opened(source, since, fill, state)
+        finally:
+            fill.leave()
+
+    async def _opened(self, source: Source, since: float, fill: Fill, state: str) -> Reading | None:
         try:
             await fill.opened()
         except LocalStorageError as error:
@@ -225,7 +237,7 @@ class Cache:
     async def _run(self, fill: Fill) -> None:
         try:
             await fill.run()
-            await self._keep(fill)
+            self._keep(fill)
         finally:
             if self._fills.get(fill.name) is fill:
                 del self._fills[fill.name]
@@ -233,25 +245,15 @@ class Cache:
         if self._node.space.crowded():
             self._make_room()
 
-    async def _keep(self, fill: Fill) -> None:
+    def _keep(self, fill: Fill) -> None:
         """What was just published is likely to be read again."""
-        if fill.identity is None or fill.meta is None:
+        slot = fill.slot
+        if slot is None:
             return
-        if fill.content is not None:
-            path = self._node.layout.entry(fill.name)
-            self._hot.put(
-                fill.name, Slot(path, fill.identity, fill.meta, fill.opened_at, content=fill.content, entry=None)
-            )
-            return
-        try:
-            slot = await self._node.run(load, self._node, fill.name)
-        except OSError:  # no descriptor is free; the next reader opens it, or is told so
-            return
-        if slot is not None and slot.identity == fill.identity:
-            slot.validated_at = fill.opened_at
-            if fill.led:  # the checksums were computed from the very bytes that came
-                slot.trust()
-            self._hot.put(fill.name, slot)
+        slot.validated_at = fill.opened_at
+        if fill.led:  # the checksums were computed from the very bytes that came
+            slot.trust()
+        self._hot.put(fill.name, slot)
 
     # --- asking the source
 
@@ -335,9 +337,11 @@ class Cache:
     async def prefetch(self, source: Source) -> ObjectMeta:
         """Fetch it, and return when it is whole. Raises as `open`, and what the fetch fails with."""
         reading = await self.open(source)
-        if isinstance(reading, FillReading):
-            await reading.finished()
-        reading.aclose()
+        try:
+            if isinstance(reading, FillReading):
+                await reading.finished()
+        finally:
+            reading.aclose()
         return reading.meta
 
     async def members(self, source: Source) -> tuple[Member, ...]:
@@ -347,7 +351,11 @@ class Cache:
             BadRequest: It is not a tar that can be trusted.
         """
         await self.prefetch(source)
-        found = await self._index(await self.open(source))
+        reading = await self.open(source)
+        try:
+            found = await self._index(reading)
+        finally:
+            reading.aclose()
         if isinstance(found, NoIndex):
             raise BadRequest(f"{source.label} has no members to read: {found.reason}", hint="read the whole object")
         return found
@@ -355,9 +363,12 @@ class Cache:
     async def _index(self, reading: Reading) -> Index:
         if isinstance(reading, EntryReading):
             try:
-                return await self._node.run(reading.members)
+                found = await self._node.run_apart(reading.members)
             except (EntryInvalid, OSError):
                 pass  # read the body itself, which is verified
+            else:
+                self._hot.keep_index(reading.slot, found)
+                return found
         async with aclosing(reading.parts()) as parts:
             return await index_stream(as_bytes(parts), reading.meta.size)
 
@@ -369,13 +380,19 @@ class Cache:
 
     def _make_room(self) -> None:
         if self._evicting is None or self._evicting.done():
-            self._evicting = self._node.detach(self._node.run(self._node.space.make_room))
+            self._evicting = self._node.detach(survive("evicting", self._evict_some))
+
+    async def _evict_some(self) -> None:
+        await self._node.run(self._node.space.make_room)
 
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
-            await self._node.run(sweep, self._node.layout)
-            await self._node.run(self._node.space.make_room)
+            await survive("sweeping", self._sweep)
+            await survive("evicting", self._evict_some)
+
+    async def _sweep(self) -> None:
+        await self._node.run(sweep, self._node.layout)
 
 
 async def _awaited(work: Callable[[], Awaitable[T]]) -> T:

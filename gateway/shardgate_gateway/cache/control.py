@@ -3,7 +3,8 @@
 One small record says everything: which version is coming, how long it is, and the watermark, up to which the bytes of
 the body file may be read. Only the holder of the file's OS lock writes it, whole, by one `pwrite`; everybody else
 polls it by `pread`. A checksum covers it, so a torn read is seen and simply read again. (A memory map would save a
-microsecond per poll, and turn a full disk into SIGBUS.)
+microsecond per poll, and turn a full disk into SIGBUS.) A record that a gateway of another version wrote is no record
+here: its fill is discarded like one of which nothing is known.
 
 The kernel drops the lock when its holder dies, however it dies, so who gets the lock of an unfinished fill is its heir.
 The usual trap of lock files is that the path may have been unlinked, or be another file by now: after locking we look.
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 import xxhash
 
+from shardgate.text import safe_text
 from shardgate_gateway import errors
 from shardgate_gateway.cache.entry import pack_meta, unpack_meta
 from shardgate_gateway.cache.layout import unlink
@@ -34,14 +36,17 @@ BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 """What a fill wrote before the machine went down may never have reached the disk."""
 
 
+FORMAT = 2
+"""Raised whenever a record changes: gateways of two versions may share a folder during an upgrade."""
+MAX_HINT = 1024
+"""Characters; with `MAX_TEXT` of the message, so that a record never outgrows MAX_RECORD."""
+
+
 class State(IntEnum):
-    OPENING = 0
-    """The source was asked; nothing is known yet."""
     FILLING = 1
-    COMPLETE = 2
-    """The body file holds all bytes; it is about to become an entry."""
+    """The source was asked. Once it answered there is a `meta`, and then the body grows."""
     DONE = 3
-    """The filler is finished with it, whether it became an entry or could not."""
+    """The filler is finished with the whole body, whether it became an entry or could not."""
     FAILED = 4
 
 
@@ -52,7 +57,7 @@ class Record:
     body: str
     """File name of the growing body. It is recorded before the file exists."""
     opened_at: float
-    state: State = State.OPENING
+    state: State = State.FILLING
     watermark: int = 0
     reserved: int = 0
     meta: ObjectMeta | None = None
@@ -63,24 +68,44 @@ class Record:
     @property
     def resumable(self) -> bool:
         """Whether another filler may go on with it."""
-        return self.boot == BOOT and self.state in {State.FILLING, State.COMPLETE}
+        return self.boot == BOOT and self.state is State.FILLING and self.meta is not None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the body file holds all bytes."""
+        return self.meta is not None and self.meta.size == self.watermark
 
     def pack(self) -> bytes:
         meta = pack_meta(self.meta) if self.meta else None
-        data: bytes = msgpack.packb(
-            [self.body, self.opened_at, self.state, self.watermark, self.reserved, meta, self.failure, self.boot]
-        )
+        fields = [self.body, self.opened_at, self.state, self.watermark, self.reserved, meta, self.failure, self.boot]
+        data: bytes = msgpack.packb([FORMAT, *fields], unicode_errors="surrogatepass")
         return xxhash.xxh3_64_digest(data) + len(data).to_bytes(4, "little") + data
 
     @classmethod
     def unpack(cls, raw: bytes) -> Record | None:
+        """The record in the bytes of a control file; None where they are not a whole record of this format."""
         data = raw[12 : 12 + int.from_bytes(raw[8:12], "little")]
         if not data or xxhash.xxh3_64_digest(data) != raw[:8]:
             return None
-        fields: list[Any] = msgpack.unpackb(data)
-        body, opened_at, state, watermark, reserved, meta, failure, boot = fields
-        known = unpack_meta(meta) if meta else None
-        return cls(body, opened_at, State(state), watermark, reserved, known, tuple(failure) if failure else None, boot)
+        try:
+            return cls._of(msgpack.unpackb(data, unicode_errors="surrogatepass"))
+        except Exception:  # noqa: BLE001 (whatever another version, or a bug of it, wrote: it is not for us)
+            return None
+
+    @classmethod
+    def _of(cls, fields: list[Any]) -> Record:
+        """Raises anything for what is not of this format."""
+        version, body, opened_at, state, watermark, reserved, meta, failure, boot = fields
+        numbers = isinstance(opened_at, float) and isinstance(watermark, int) and isinstance(reserved, int)
+        if version != FORMAT or not numbers or not isinstance(body, str) or "/" in body:
+            raise ValueError("another format")
+        told = None
+        if failure is not None:
+            code, message, hint = failure
+            told = (str(code), str(message), str(hint))
+        return cls(
+            body, opened_at, State(state), watermark, reserved, unpack_meta(meta) if meta else None, told, str(boot)
+        )
 
 
 class Control:
@@ -136,6 +161,7 @@ class Control:
         return record
 
     def remove(self) -> None:
+        """Unlink it, if it is still there. Only for the holder of the lock: anybody else may hit the next fill's."""
         if self.linked():
             unlink(self.path)
 
@@ -145,11 +171,15 @@ class Control:
             os.close(self.fd)
             self.fd = -1
 
+    __del__ = close
+    """A lock must not outlive the last one who knows of it."""
+
 
 def failure_of(error: Exception) -> tuple[str, str, str]:
+    """What a record says of an error. Its text may come from a user's function, so it may be any text."""
     if isinstance(error, GatewayError):
-        return error.code, error.message, error.hint
-    return GatewayError.code, f"{type(error).__name__}: {error}", ""
+        return error.code, safe_text(error.message), safe_text(error.hint, MAX_HINT)
+    return GatewayError.code, safe_text(f"{type(error).__name__}: {safe_text(error)}"), ""
 
 
 def error_of(failure: tuple[str, str, str]) -> GatewayError:

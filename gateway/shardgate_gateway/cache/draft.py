@@ -3,7 +3,7 @@
 **The order of things**, and why a stale version is never published:
 
 1. The control record names the body file, then the body file is created, and only then the source is asked.
-2. A whole body becomes an entry by renaming its file, and by nothing else.
+2. A whole body becomes an entry by renaming its file, and by nothing else; a small one, too.
 3. `invalidate` unlinks the control file, then every body file of this entry (`discard_fills`), then the entry.
 
 After a PUT, `invalidate` finds either the body of a fill that asked before, and then the rename of (2) fails with
@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING
 
 from shardgate_gateway.cache.blocks import BLOCK, BlockSums
 from shardgate_gateway.cache.control import Control, Record, State
-from shardgate_gateway.cache.entry import entry_bytes, pack_whole, seal
-from shardgate_gateway.cache.layout import BODY_OFFSET, Identity, Layout, OpenFile, read_fully, unlink, write_fully
+from shardgate_gateway.cache.entry import entry_bytes, index_of, seal
+from shardgate_gateway.cache.layout import BODY_OFFSET, Identity, Layout, OpenFile, read_fully, unlink
 
 if TYPE_CHECKING:
     from array import array
@@ -86,12 +86,19 @@ class Draft:
             except FileNotFoundError:  # it became an entry just before its filler died
                 pass
 
-        def forget() -> None:
-            control.remove()
-            unlink(node.layout.body(record.body))
-
-        node.space.release(record.reserved, forget)
+        cls.forget(node, control, record)
         return None
+
+    @staticmethod
+    def forget(node: Node, control: Control, record: Record | None) -> None:
+        """Remove what a filler that died has left, if anything is known of it. Holds the lock; raises OSError."""
+
+        def remove() -> None:
+            control.remove()
+            if record is not None:
+                unlink(node.layout.body(record.body))
+
+        node.space.release(record.reserved if record is not None else 0, remove)
 
     @classmethod
     def inherit(cls, node: Node, source: Source, control: Control, record: Record, file: OpenFile) -> Draft:
@@ -119,9 +126,22 @@ class Draft:
 
     def reserve_more(self, end: int) -> None:
         """Called before bytes up to `end` are written; raises OSError when there is no space for them."""
+        size = self.record.meta.size if self.record.meta is not None else None
         while entry_bytes(end) > self.record.reserved:
-            if not self._reserve(RESERVE_STEP):
-                raise OSError("the cache has no space left")
+            self._must_reserve(RESERVE_STEP if size is None else entry_bytes(max(size, end)) - self.record.reserved)
+
+    def _must_reserve(self, count: int) -> None:
+        if count > 0 and not self._reserve(count):
+            raise OSError("the cache has no space left")
+
+    def abandon(self) -> None:
+        """Leave what is there to whoever wants to go on, and the rest of its space to others. Raises OSError."""
+        if not self.record.watermark:
+            self.forget(self._node, self._control, self.record)
+            return
+        surplus = max(0, self.record.reserved - entry_bytes(self.record.watermark))
+        self.record.reserved -= surplus
+        self._node.space.release(surplus, self.save)
 
     def rehash(self, length: int, before: xxhash.xxh3_128 | None) -> BlockSums:
         """Checksums of what a filler that died has left; `before` becomes the digest of it all."""
@@ -135,18 +155,17 @@ class Draft:
                 before.update(data)
         return sums
 
+    def content(self, meta: ObjectMeta) -> bytes:
+        """The whole body, for memory. Raises OSError."""
+        assert meta.size is not None
+        return read_fully(self.file.fd, BODY_OFFSET, meta.size)
+
     def publish(self, meta: ObjectMeta, sums: array[int]) -> Identity | None:
         """Make the body in the file an entry. Returns None if it was invalidated; raises OSError."""
-        seal(self.body.fd, self._source.entry_name, self._source.label, self._fetched_at(), meta, sums)
-        return self._rename()
-
-    def publish_content(self, meta: ObjectMeta, content: bytes) -> Identity | None:
-        """Make an entry of a body in memory. Returns None if it was invalidated, or has no space; raises OSError."""
-        whole = pack_whole(self._source.entry_name, self._source.label, self._fetched_at(), meta, content)
-        wanted = sum(map(len, whole))
-        if not self._reserve(wanted):
-            return None
-        write_fully(self.body.fd, whole, 0)
+        assert meta.size is not None
+        index = index_of(self.body.fd, meta.size)
+        self._must_reserve(entry_bytes(meta.size) + len(index) - self.record.reserved)
+        seal(self.body.fd, self._source.entry_name, self._source.label, self._fetched_at(), meta, sums, index)
         return self._rename()
 
     def _fetched_at(self) -> float:
@@ -178,11 +197,14 @@ class Draft:
         self._node.space.release(reserved, self._vanish)
 
     def _vanish(self) -> None:
+        """The body goes first: a follower that hears the last word must not begin with what is left of it."""
         try:
-            self.save()
-        finally:
-            self._control.remove()
             unlink(self._path)
+        finally:
+            try:
+                self.save()
+            finally:
+                self._control.remove()
 
 
 def discard_fills(layout: Layout, name: str) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import struct
 from array import array
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,8 +52,13 @@ def unpack_meta(data: list[Any]) -> ObjectMeta:
     return ObjectMeta(key, size, etag, weak, when, content_type)
 
 
-def seal(fd: int, name: str, label: str, fetched_at: float, meta: ObjectMeta, sums: array[int]) -> None:
-    """Turn a file with a whole body at `BODY_OFFSET` into an entry; the tar index is built on the way.
+def index_of(fd: int, size: int) -> bytes:
+    """The packed member index of a whole body at `BODY_OFFSET` of a file. Raises OSError."""
+    return tar.pack(tar.index(lambda offset, length: os.pread(fd, length, BODY_OFFSET + offset), size))
+
+
+def seal(fd: int, name: str, label: str, fetched_at: float, meta: ObjectMeta, sums: array[int], index: bytes) -> None:
+    """Turn a file with a whole body at `BODY_OFFSET` into an entry.
 
     Raises:
         MetaTooLarge: See there.
@@ -64,7 +68,6 @@ def seal(fd: int, name: str, label: str, fetched_at: float, meta: ObjectMeta, su
     if size is None or len(sums) != block_count(size):
         raise AssertionError("only a whole body is sealed")
     header = pack_header(name, label, fetched_at, meta)
-    index = tar.pack(tar.index(lambda offset, length: os.pread(fd, length, BODY_OFFSET + offset), size))
     footer = pack_footer(sums, index)
     end = BODY_OFFSET + size + len(footer)
     write_fully(fd, [footer], BODY_OFFSET + size)
@@ -79,14 +82,8 @@ def entry_bytes(size: int) -> int:
     return BODY_OFFSET + size + 8 * block_count(size) + TRAILER.size
 
 
-def pack_whole(name: str, label: str, fetched_at: float, meta: ObjectMeta, content: bytes) -> list[bytes | memoryview]:
-    """All of an entry at once, for bodies that are small enough to be in memory."""
-    header = pack_header(name, label, fetched_at, replace(meta, size=len(content)))
-    return [header, content, pack_footer(sums_of(content), tar.pack(tar.index_bytes(content)))]
-
-
 def pack_header(name: str, label: str, fetched_at: float, meta: ObjectMeta) -> bytes:
-    data = msgpack.packb([name, label[:MAX_LABEL], fetched_at, pack_meta(meta)])
+    data = msgpack.packb([name, label[:MAX_LABEL], fetched_at, pack_meta(meta)], unicode_errors="surrogatepass")
     header = HEADER.pack(MAGIC, len(data), xxhash.xxh3_64_intdigest(data)) + data
     if len(header) > BODY_OFFSET:
         raise MetaTooLarge(f"{label[:MAX_LABEL]}: key and etag are too long to be cached")
@@ -184,5 +181,5 @@ def _header(raw: bytes) -> list[Any]:
     data = raw[HEADER.size : HEADER.size + length]
     if magic != MAGIC or xxhash.xxh3_64_intdigest(data) != check:
         raise ValueError("no valid header")
-    fields: list[Any] = msgpack.unpackb(data)
+    fields: list[Any] = msgpack.unpackb(data, unicode_errors="surrogatepass")
     return fields

@@ -3,7 +3,8 @@
 Each process that wants an object that is not there runs one `Fill` for it. One of them holds the lock of the control
 file and *leads* (`lead.py`). The others *follow*: they poll the control file, and whenever it shows nothing new they
 try the lock. Who gets it takes over at the watermark. A fill is a task of its own: a requester that leaves changes
-nothing.
+nothing. Only what is recomputed costs too much to go on for nobody: it stops a moment after its last reader left, and
+the next one goes on from there.
 
 **When things break.** The filler dies: its bytes up to the watermark are in the page cache, and the heir hashes them
 again and goes on by range with `If-Match`. The machine dies: the record carries another boot id, and the fill is
@@ -15,16 +16,17 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shardgate_gateway.cache.control import Control, Record, State, error_of, failure_of
 from shardgate_gateway.cache.draft import Draft
-from shardgate_gateway.cache.layout import OpenFile, unlink
+from shardgate_gateway.cache.layout import OpenFile
 from shardgate_gateway.cache.lead import Lead
 from shardgate_gateway.errors import GatewayError, LocalStorageError, UpstreamUnavailable
 
 if TYPE_CHECKING:
-    from shardgate_gateway.cache.layout import Identity
+    from shardgate_gateway.cache.hot import Slot
     from shardgate_gateway.cache.node import Node
     from shardgate_gateway.cache.source import Source
     from shardgate_gateway.stores.base import ObjectMeta, ObjectStream
@@ -33,6 +35,8 @@ POLL_FIRST, POLL_LONGEST = 0.002, 0.02
 """Seconds between two looks at another process's fill: at first, and while nothing moves."""
 HANDOVER_SECONDS = 5.0
 """How long an open stream waits for the reader that it was opened for."""
+UNWANTED_SECONDS = 2.0
+"""How long a body is recomputed for nobody: a reader that lost its connection is back by then."""
 
 
 class TryAgain(Exception):
@@ -50,15 +54,13 @@ class Fill:
         """When the source was asked, and said that this is the current version (monotonic)."""
         self.watermark = 0
         self.complete = False
-        self.content: bytes | None = None
-        """The whole body of a small object that this process fetched."""
         self.file: OpenFile | None = None
         """The body file, for reading up to the watermark."""
         self.failure: Exception | None = None
         self.led = False
         """This process fetched it, from the first byte on."""
-        self.identity: Identity | None = None
-        """Of the entry that this process made of it."""
+        self.slot: Slot | None = None
+        """The entry that this process made of it."""
         self.handover: ObjectStream | None = None
         """The open stream of a body that turned out not to fit on the disk, for the first who wants it."""
         self._node = node
@@ -66,8 +68,29 @@ class Fill:
         self._moved = asyncio.Event()
         self._finished = asyncio.Event()
         self._control: Control | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._readers = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._unwanted = False
 
     # --- for readers
+
+    def join(self) -> None:
+        """Somebody wants it, until `leave`."""
+        self._readers += 1
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def leave(self) -> None:
+        self._readers -= 1
+        if not self._readers and self.source.recomputed and not self.complete:
+            self._timer = asyncio.get_running_loop().call_later(UNWANTED_SECONDS, self._stop)
+
+    def _stop(self) -> None:
+        if self._task is not None and not self.complete and self.failure is None:
+            self._unwanted = True
+            self._task.cancel()
 
     async def opened(self) -> None:
         """Until the version is known, and for a small object its whole body.
@@ -98,7 +121,7 @@ class Fill:
 
     def joinable(self) -> bool:
         """Whether a new reader may join: it did not fail, and nobody invalidated it."""
-        return self.failure is None and (self._control is None or self._control.linked())
+        return self.failure is None and not self._unwanted and (self._control is None or self._control.linked())
 
     def take_stream(self) -> ObjectStream | None:
         stream, self.handover = self.handover, None
@@ -107,14 +130,21 @@ class Fill:
     # --- for who fills
 
     def announce(self, meta: ObjectMeta, opened_at: float) -> None:
+        """This version is coming. Readers of a small body wait for all of it: if it fails, none of it was sent."""
         self.meta = meta
         self.opened_at = opened_at
-        if not self._opened.done():
+        if not self._opened.done() and (self.complete or not self.is_small(meta)):
             self._opened.set_result(None)
+
+    def is_small(self, meta: ObjectMeta) -> bool:
+        """Whether the body is one of those that are kept in memory."""
+        return meta.size is not None and meta.size <= self._node.settings.memory_object_bytes
 
     def move(self, watermark: int, *, complete: bool = False) -> None:
         self.watermark = watermark
         self.complete = self.complete or complete
+        if self.complete and not self._opened.done():
+            self._opened.set_result(None)
         self._wake()
 
     def hand_over(self, stream: ObjectStream) -> None:
@@ -150,6 +180,7 @@ class Fill:
     async def run(self) -> None:
         """Follow or lead until it is over. Raises only what is a bug."""
         draft = None
+        self._task = asyncio.current_task()
         try:
             control, draft = await self._node.run(Draft.attach, self._node, self.source)
             self._control = control
@@ -158,7 +189,12 @@ class Fill:
                 self.file = draft.file
                 await Lead(self._node, self, draft).run()
         except TryAgain as again:
-            self._settle(again)
+            self._settle(self._interrupted() if self._opened.done() else again)
+        except asyncio.CancelledError:
+            if self._unwanted and draft is not None:
+                with suppress(OSError):
+                    await self._node.run(draft.abandon)
+            raise
         except OSError as error:
             await self._fail(draft, self._local(error))
         except GatewayError as error:
@@ -167,9 +203,13 @@ class Fill:
             await self._fail(draft, error)
             raise
         finally:
+            self._task = None  # it refers to this object: without a cycle, descriptors close at once
             if self._control is not None:
                 self._control.close()
-            self._settle(UpstreamUnavailable(f"the fetch of {self.source.label} was stopped", hint="read it again"))
+            self._settle(self._interrupted())
+
+    def _interrupted(self) -> UpstreamUnavailable:
+        return UpstreamUnavailable(f"the fetch of {self.source.label} was stopped", hint="read it again")
 
     def _local(self, error: OSError) -> LocalStorageError:
         problem = LocalStorageError(
@@ -207,9 +247,7 @@ class Fill:
         """The filler is gone."""
         record = control.read()  # its last words may have come between the look and the lock
         if record is None or record.meta is None:
-            control.remove()
-            if record is not None:
-                unlink(self._node.layout.body(record.body))
+            await self._node.run(Draft.forget, self._node, control, record)
             raise TryAgain
         if self._learn(record):
             return None
@@ -222,17 +260,15 @@ class Fill:
             self.meta = self.meta or record.meta
             self._settle(error_of(record.failure))
             return True
-        if record.state is State.OPENING:
-            return False
         if record.meta is None:
-            raise TryAgain  # a small object, which is an entry by now
+            return False
         if self.file is None:
             try:
                 self.file = OpenFile.reading(self._node.layout.body(record.body))
             except FileNotFoundError:  # it has become an entry, or was invalidated: of no use to anybody new
-                assert self._control is not None
-                self._control.remove()
                 raise TryAgain from None
+        if record.state is State.DONE and not record.complete:
+            raise TryAgain
         self.announce(record.meta, record.opened_at)
-        self.move(record.watermark, complete=record.state >= State.COMPLETE)
+        self.move(record.watermark, complete=record.complete)
         return record.state is State.DONE

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 from shardgate_gateway.cache.blocks import BLOCK, block_count
 from shardgate_gateway.cache.entry import Entry, EntryInvalid
+from shardgate_gateway.cache.layout import Identity, OpenFile
+from shardgate_gateway.cache.members import memory_of
 
 if TYPE_CHECKING:
-    from shardgate_gateway.cache.layout import Identity
     from shardgate_gateway.cache.members import Index
     from shardgate_gateway.cache.node import Node
     from shardgate_gateway.stores.base import ObjectMeta
@@ -29,6 +30,8 @@ MAX_REMEMBERED = 1 << 16
 """Files whose verified blocks are remembered, open or not; a byte per block."""
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE})
 """No descriptor is free: nobody's data is to blame."""
+SLOT_BYTES = 1024
+"""Memory of a slot beside its body, its texts and its index."""
 TOUCH_SECONDS = 60.0
 """Recency is recorded on disk at most so often."""
 
@@ -93,7 +96,16 @@ class Slot:
         if now - self.touched > TOUCH_SECONDS:
             self.touched = now
             with suppress(OSError):  # just evicted, or not ours to touch: only the order of eviction suffers
-                os.utime(self.path, ns=(time.time_ns(), self.identity.mtime_ns))
+                file = self.entry.file if self.entry is not None else OpenFile.reading(self.path)
+                if Identity.of(os.fstat(file.fd)) == self.identity:  # by path, it might be a newer entry by now
+                    os.utime(file.fd, ns=(time.time_ns(), self.identity.mtime_ns))
+
+    def weight(self) -> int:
+        """Bytes of memory that it takes, about."""
+        meta = self.meta
+        held = SLOT_BYTES + len(meta.key) + len(meta.etag) + len(meta.content_type or "") + len(self.checked)
+        held += memory_of(self.members) if self.members is not None else 0
+        return held + (len(self.content) if self.content is not None else 0)
 
     def verify(self, start: int, end: int) -> bool:
         """Check the blocks under bytes `[start, end)` that were not checked yet. May raise OSError."""
@@ -114,11 +126,12 @@ class Slot:
 
 
 class HotSet:
-    """Slots by entry name, the most recently used last, bounded in bytes and in descriptors."""
+    """Slots by entry name, the most recently used last, bounded in bytes (of all that they hold) and in descriptors."""
 
     def __init__(self, memory_bytes: int) -> None:
         self._memory = memory_bytes
         self._slots: OrderedDict[str, Slot] = OrderedDict()
+        self._weights: dict[str, int] = {}
         self._held = 0
         self._open = 0
         self._checked: OrderedDict[tuple[str, Identity], bytearray] = OrderedDict()
@@ -135,18 +148,33 @@ class HotSet:
             slot.checked = self._remembered(name, slot)
             slot.unchecked = slot.checked.count(0)
             self._open += 1
-        else:
-            self._held += slot.size
         self._slots[name] = slot
+        self._weights[name] = slot.weight()
+        self._held += self._weights[name]
+        self._shrink()
+        return slot
+
+    def keep_index(self, slot: Slot, members: Index) -> None:
+        """Remember the tar index of a slot that was got from here, if there is memory for it."""
+        before, slot.members = slot.members, members
+        weight = slot.weight()
+        if members is before or self._slots.get(slot.name) is not slot or weight > self._memory:
+            slot.members = before
+            return
+        self._held += weight - self._weights[slot.name]
+        self._weights[slot.name] = weight
+        self._slots.move_to_end(slot.name)
+        self._shrink()
+
+    def _shrink(self) -> None:
         while len(self._slots) > 1 and (self._held > self._memory or self._open > MAX_OPEN):
             self.drop(next(iter(self._slots)))
-        return slot
 
     def drop(self, name: str) -> None:
         slot = self._slots.pop(name, None)
         if slot is not None:
             self._open -= slot.entry is not None
-            self._held -= slot.size if slot.entry is None else 0
+            self._held -= self._weights.pop(name)
 
     def shrink(self) -> None:
         """Give descriptors back."""

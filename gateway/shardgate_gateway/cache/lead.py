@@ -5,8 +5,8 @@ the size; if there is more, the rest follows by ranges, in parallel when it is m
 can be named (a strong etag) at sources that serve them; anything else comes by one plain stream. Bytes may be written
 out of order, but the watermark moves only over bytes without a gap.
 
-An object small enough for memory is collected before anybody hears of it, so its failures are errors, not broken
-bodies.
+A small object takes the same way. Only, nobody gets a byte of it before it is whole (`Fill.announce`), so its bytes are
+written and published by one trip to a thread.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 import xxhash
 
 from shardgate_gateway.cache.blocks import BLOCK, BlockSums, block_count
-from shardgate_gateway.cache.control import State
 from shardgate_gateway.cache.fetch import changed, open_current, open_version, read_version
+from shardgate_gateway.cache.hot import Slot, load
 from shardgate_gateway.cache.piece import Piece
 from shardgate_gateway.errors import GatewayError, LocalStorageError
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from shardgate_gateway.cache.draft import Draft
     from shardgate_gateway.cache.fill import Fill
-    from shardgate_gateway.cache.layout import Identity
     from shardgate_gateway.cache.node import Node
     from shardgate_gateway.stores.base import ObjectMeta, ObjectStream
 
@@ -51,6 +50,8 @@ class Lead:
         """The first piece that is not whole."""
         self._before: xxhash.xxh3_128 | None = None
         """Of what a filler that died has left, where the source has to prove that it goes on with the same body."""
+        self._one_trip = False
+        """The body is small, and is written by the thread that publishes it."""
         self._begun = asyncio.Event()
         """The first bytes are in the file."""
         self._part = max(1, node.settings.part_bytes // BLOCK) * BLOCK
@@ -64,14 +65,14 @@ class Lead:
             OSError: The disk is full or failing.
         """
         try:
-            if self._record.state is State.OPENING:
+            if self._record.meta is None:
                 await self._begin()
             else:
                 await self._resume()
-            self._fill.identity = await self._node.run(self._publish, self._fill.content)
+            self._fill.slot = await self._end()
         finally:
-            for piece in self._pieces:
-                piece.close()
+            for piece in self._pieces:  # the lock goes next, and then the file may belong to another process
+                await piece.close()
             self._pieces = []  # they refer to this object: without a cycle, descriptors close at once
 
     async def _begin(self) -> None:
@@ -81,14 +82,9 @@ class Lead:
         stream = await self._open()
         meta = self._record.meta = stream.meta
         try:
-            if meta.size is not None and meta.size <= self._node.settings.memory_object_bytes:
-                await self._collect(meta, stream)
-                return
-            if not await self._node.run(self._draft.reserve, meta):
+            if not self._fill.is_small(meta) and not await self._node.run(self._draft.reserve, meta):
                 self._fill.hand_over(stream)
                 raise LocalStorageError(f"{self._source.label} does not fit into the cache")
-            self._record.state = State.FILLING
-            self._draft.save()
             self._fill.announce(meta, self._record.opened_at)
             await self._fetch(stream, BlockSums())
         finally:
@@ -104,13 +100,6 @@ class Lead:
         await stream.aclose()
         return await open_current(self._source, self._node.upstream, None)
 
-    async def _collect(self, meta: ObjectMeta, stream: ObjectStream) -> None:
-        async with aclosing(read_version(self._source, meta, self._node.upstream, stream=stream)) as chunks:
-            content = b"".join([chunk async for chunk in chunks])
-        self._fill.content = content
-        self._fill.announce(meta, self._record.opened_at)
-        self._fill.move(len(content), complete=True)
-
     async def _resume(self) -> None:
         """Go on at the watermark of a filler that died."""
         self._node.counters.takeovers += 1
@@ -118,7 +107,7 @@ class Lead:
         assert meta is not None
         self._before = xxhash.xxh3_128() if self._source.recomputed else None
         sums = await self._node.run(self._draft.rehash, at, self._before)
-        if self._record.state is State.COMPLETE or at == meta.size:
+        if self._record.complete:
             self._pieces = [Piece(at, at, sums)]
             self._fill.announce(meta, self._record.opened_at)
             self._finish(at)
@@ -154,22 +143,34 @@ class Lead:
         return pieces
 
     async def _fetch(self, stream: ObjectStream, sums: BlockSums) -> None:
+        meta = self._record.meta
+        assert meta is not None
         self._pieces = self._plan(stream, sums)
         for piece in self._pieces:
-            piece.begin(self._draft.body, self._node.pool, self._draft.reserve_more, self._advance)
+            piece.begin(
+                *(self._draft.body, self._node.pool, self._draft.reserve_more, self._advance),
+                hurry=not self._fill.is_small(meta),
+            )
         first, *rest = self._pieces
+        self._one_trip = not rest and self._fill.is_small(meta)
+        if rest:
+            await self._fetch_together(first, rest, stream)
+        else:
+            await self._fetch_pieces(self._pieces, stream)
+        if not self._one_trip:
+            self._finish(self._pieces[-1].written)
+
+    async def _fetch_together(self, first: Piece, rest: list[Piece], stream: ObjectStream) -> None:
         waiting = iter(rest)  # shared: each task takes the next piece as soon as it has time
         others = min(max(1, self._node.settings.parallel_parts - 1), len(rest))
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._fetch_pieces(chain([first], waiting), stream))
-                if others:
-                    await self._begun.wait()  # more ranges would compete with the bytes that readers wait for
+                await self._begun.wait()  # more ranges would compete with the bytes that readers wait for
                 for _ in range(others):
                     group.create_task(self._fetch_pieces(waiting))
         except BaseExceptionGroup as failed:
             raise _first(failed) from None
-        self._finish(self._pieces[-1].written)
 
     async def _fetch_pieces(self, pieces: Iterable[Piece], stream: ObjectStream | None = None) -> None:
         meta = self._record.meta
@@ -193,7 +194,8 @@ class Lead:
             except GatewayError:
                 await piece.flush()  # what came is good, and readers or an heir can use it
                 raise
-            await piece.flush()
+            if not self._one_trip:
+                await piece.flush()
             stream = None
 
     def _advance(self) -> None:
@@ -211,24 +213,56 @@ class Lead:
 
     def _finish(self, size: int) -> None:
         """All bytes are in the file."""
+        self._write_down(size)
+        self._tell(size)
+
+    def _write_down(self, size: int) -> None:
+        """For the other processes, and an heir."""
         meta = self._record.meta
         assert meta is not None
-        meta = self._record.meta = replace(meta, size=size)
-        self._record.watermark, self._record.state = size, State.COMPLETE
+        self._record.meta = replace(meta, size=size)
+        self._record.watermark = size
         self._draft.save()
-        self._fill.announce(meta, self._record.opened_at)
+
+    def _tell(self, size: int) -> None:
+        """The readers of this process."""
+        assert self._record.meta is not None
+        self._fill.announce(self._record.meta, self._record.opened_at)
         self._fill.move(size, complete=True)
 
-    def _publish(self, content: bytes | None) -> Identity | None:
-        """Make it an entry, if it still may and can become one. In a thread; raises OSError."""
+    async def _end(self) -> Slot | None:
+        if not self._one_trip:
+            return await self._node.run_apart(self._publish)
+        loop, buffers = asyncio.get_running_loop(), await self._pieces[0].take()
+        return await self._node.run(self._write_and_publish, buffers, loop)
+
+    def _write_and_publish(self, buffers: list[bytes | memoryview], loop: asyncio.AbstractEventLoop) -> Slot | None:
+        """In a thread; raises OSError. Readers get the body as soon as it is in the file."""
+        piece = self._pieces[0]
+        piece.write(buffers)
+        self._write_down(piece.written)
+        loop.call_soon_threadsafe(self._tell, piece.written)
+        return self._publish()
+
+    def _publish(self) -> Slot | None:
+        """Make it an entry, if it still may and can become one, and open that. In a thread; raises OSError."""
         meta = self._record.meta
         assert meta is not None
         try:
-            if content is not None:
-                return self._draft.publish_content(meta, content)
-            return self._draft.publish(meta, self._sums(self._record.watermark))
+            identity = self._draft.publish(meta, self._sums(self._record.watermark))
         finally:
             self._draft.leave()
+        if identity is None:
+            return None
+        try:
+            if self._fill.is_small(meta):
+                content = self._draft.content(meta)
+                path = self._node.layout.entry(self._source.entry_name)
+                return Slot(path, identity, meta, self._record.opened_at, content=content, entry=None)
+            slot = load(self._node, self._source.entry_name)
+        except OSError:  # no descriptor is free; the next reader opens it, or is told so
+            return None
+        return slot if slot is not None and slot.identity == identity else None
 
     def _sums(self, size: int) -> array[int]:
         sums = array("Q", bytes(8 * block_count(size)))

@@ -112,12 +112,16 @@ class EntryReading(Reading):
             return None
         return FileSpan(self._slot.entry.file.fd, BODY_OFFSET, self._slot.size)
 
+    @property
+    def slot(self) -> Slot:
+        return self._slot
+
     def members(self) -> Index:
         """The tar index. Blocks; raises EntryInvalid, OSError."""
         slot = self._slot
-        if slot.members is None:
-            slot.members = slot.entry.members() if slot.entry is not None else index_bytes(slot.content or b"")
-        return slot.members
+        if slot.members is not None:
+            return slot.members
+        return slot.entry.members() if slot.entry is not None else index_bytes(slot.content or b"")
 
     async def parts(self, start: int = 0, end: int | None = None) -> AsyncGenerator[FileSpan | bytes | memoryview]:
         slot = self._slot
@@ -176,6 +180,13 @@ class FillReading(Reading):
         self.state = state
         self._node = node
         self._fill = fill
+        self._closed = False
+        fill.join()
+
+    def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._fill.leave()
 
     async def finished(self) -> None:
         """Until the fetch is over. Raises as `parts`."""
@@ -187,23 +198,14 @@ class FillReading(Reading):
         return self._fill.meta
 
     @property
-    def content(self) -> bytes | None:
-        return self._fill.content
-
-    @property
     def file(self) -> FileSpan | None:
         fill = self._fill
-        if fill.file is None or not fill.complete or fill.content is not None:
+        if fill.file is None or not fill.complete:
             return None
         return FileSpan(fill.file.fd, BODY_OFFSET, fill.watermark)
 
     async def parts(self, start: int = 0, end: int | None = None) -> AsyncGenerator[FileSpan | bytes | memoryview]:
         fill, begin = self._fill, start
-        if fill.content is not None:
-            rest = memoryview(fill.content)[start:end]
-            if rest:
-                yield rest
-            return
         assert fill.file is not None
         while end is None or start < end:
             try:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from shardgate_gateway.cache.blocks import BLOCK, block_count
 from shardgate_gateway.cache.entry import Entry, EntryInvalid
+from shardgate_gateway.cache.hot import EXHAUSTED
+from shardgate_gateway.cache.node import survive
 from shardgate_gateway.cache.space import scan
 
 if TYPE_CHECKING:
@@ -31,15 +33,19 @@ class Scrubber:
     async def run(self) -> None:
         if not self._rate:
             return
+        while True:
+            await asyncio.sleep(PASS_SECONDS * random.uniform(0.5, 1))  # noqa: S311 (jitter)
+            await survive("scrubbing", self._scrub_alone)
+
+    async def _scrub_alone(self) -> None:
+        """Scrub, unless another process does."""
         lock = os.open(self._node.layout.fills, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            while True:
-                await asyncio.sleep(PASS_SECONDS * random.uniform(0.5, 1))  # noqa: S311 (jitter)
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-                await self.scrub()
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        else:
+            await self.scrub()
         finally:
             os.close(lock)
 
@@ -64,6 +70,6 @@ class Scrubber:
                 await asyncio.sleep(BLOCK / self._rate)
         except FileNotFoundError:
             return True
-        except (EntryInvalid, OSError):
-            return False
+        except (EntryInvalid, OSError) as error:
+            return isinstance(error, OSError) and error.errno in EXHAUSTED
         return True

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from shardgate_gateway.cache.control import Record
+from shardgate_gateway.cache.control import MAX_RECORD, Record
 from shardgate_gateway.cache.layout import Layout, unlink
 
 if TYPE_CHECKING:
@@ -179,6 +179,8 @@ def scan(layout: Layout) -> Iterator[Found]:
     """Every entry file, in no order."""
     with os.scandir(layout.entries) as folders:
         for folder in folders:
+            if not folder.is_dir(follow_symlinks=False):
+                continue
             with os.scandir(folder.path) as files:
                 for file in files:
                     try:
@@ -197,10 +199,11 @@ def _reserved(layout: Layout) -> Iterator[int]:
 
 
 def peek(path: str) -> Record | None:
-    """The record of a control file, if there is one."""
+    """The record of a control file, if there is one that this version can read."""
     try:
-        return Record.unpack(Path(path).read_bytes())
-    except FileNotFoundError:
+        with Path(path).open("rb") as file:
+            return Record.unpack(file.read(MAX_RECORD))
+    except OSError:
         return None
 
 
