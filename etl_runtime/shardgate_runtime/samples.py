@@ -1,9 +1,10 @@
 """One sample through decoder, function and encoder; what user code does wrong becomes a `SampleFailed`.
 
-Decoder and encoder are webdataset's own, so the function sees what it would see after `WebDataset(...).decode(...)`.
+The function sees what it would see after `WebDataset(...).decode(...)`, decoded when it looks (`decoding.py`).
 Results: a dict is one sample, a list of dicts several, None none. A dict that lost its `__key__` gets the input's back;
 where dicts of one list would share a key, which webdataset could not tell apart again, their number in the list is
-appended to it ("cat-0", "cat-1").
+appended to it ("cat-0", "cat-1"). A key that another sample of the shard has already ends the job, whatever the error
+policy: a shard of which most samples are left out because they are all called "cat" is nobody's wish.
 
 A sample's time limit is an alarm that raises inside user code. Code that does not come back to Python in time is the
 parent's business (`parent.py`), which is why the scoreboard is told when a sample begins and ends.
@@ -18,16 +19,21 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from shardgate_runtime.failures import SampleFailed, SampleTimeout, describe, user_traceback
+from shardgate import wire
+from shardgate.text import safe_line
+from shardgate_runtime import pytree
+from shardgate_runtime.decoding import HINT, make_decoder
+from shardgate_runtime.encoding import Encoder
+from shardgate_runtime.failures import JobFailed, SampleFailed, SampleTimeout, describe, type_name, user_traceback
+from shardgate_runtime.lazy_sample import stored
 from shardgate_runtime.orphans import one_process
+from shardgate_runtime.output_names import Keys, check_names
 from shardgate_runtime.tar_writer import encode_sample
-from shardgate_runtime.webdataset_parts import Decoder, DecodingError, imagehandler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import FrameType
 
-    from shardgate import wire
     from shardgate_runtime.package import TransformFunction
     from shardgate_runtime.scoreboard import Slot
     from shardgate_runtime.seeds import Seeds
@@ -35,6 +41,8 @@ if TYPE_CHECKING:
     from shardgate_runtime.tar_writer import Piece
 
 RESULT_HINT = "return the sample dict, a list of such dicts, or None to leave the sample out"
+NAMED_FIELDS = 20
+"""Fields of a sample that a hint names."""
 
 
 class Clock:
@@ -48,8 +56,8 @@ class Clock:
             signal.signal(signal.SIGALRM, self._ring)
 
     @contextmanager
-    def sample(self, index: int, key: str) -> Iterator[None]:
-        """Run user code under the limit; whatever it raises is a `SampleFailed`."""
+    def sample(self, index: int, key: str, fields: Iterable[str] = ()) -> Iterator[None]:
+        """Run user code under the limit; whatever it raises is a `SampleFailed`. `fields` are those of the sample."""
         self._slot.begin_sample(index, key)
         try:
             if self._timeout:
@@ -69,7 +77,7 @@ class Clock:
             hint = "raise sample_timeout, or make the function faster"
             raise SampleFailed(message, hint, user_traceback(error)) from None
         except BaseException as error:  # noqa: BLE001 - sys.exit() in user code is a failure like any other
-            raise _user_failure(error) from None
+            raise _user_failure(error, fields) from None
         finally:
             self._slot.end_sample()
 
@@ -78,12 +86,26 @@ class Clock:
             raise SampleTimeout
 
 
-def _user_failure(error: BaseException) -> SampleFailed:
-    hint = ""
+def _user_failure(error: BaseException, fields: Iterable[str]) -> SampleFailed:
+    hint = _hint(error, fields)
     if isinstance(error, MemoryError):
-        hint = "the sample needs more memory than a worker may use (setting etl.memory_bytes)"
         traceback.clear_frames(error.__traceback__)  # what filled the memory is still in their locals
     return SampleFailed(describe(error), hint, user_traceback(error), exhausted=isinstance(error, MemoryError))
+
+
+def _hint(error: BaseException, fields: Iterable[str]) -> str:
+    if isinstance(error, MemoryError):
+        return "the sample needs more memory than a worker may use (setting etl.memory_bytes)"
+    if isinstance(error, ImportError):
+        return "it has to be installed where the workers run; `requirements` names what is not found by itself"
+    missing = error.args[0] if isinstance(error, KeyError) and error.args else None
+    names = sorted(name for name in fields if name[:2] != "__")
+    if names and isinstance(missing, str) and missing not in names:
+        return f"the sample has the fields {safe_line(', '.join(names[:NAMED_FIELDS]))}"
+    text = describe(error)
+    if "image file is truncated" in text or "DecompressionBomb" in text:
+        return HINT
+    return ""
 
 
 class SampleProcessor:
@@ -103,62 +125,69 @@ class SampleProcessor:
         stats: wire.Stats,
     ) -> None:
         self._decode = make_decoder(manifest.decoder)
+        self._encode = Encoder(manifest.decoder)
+        self._keys = Keys()
         self._function = function
         self._args = args
         self._seeds = seeds
         self._clock = clock
         self._stats = stats
+        pytree.watch()
 
     def process(self, raw: RawSample) -> tuple[list[Piece], int]:
         """The pieces of a sample's members and the number of samples they make.
 
         Raises:
             SampleFailed: By user code, or by data that can't be decoded or encoded.
+            JobFailed: It has a key that another sample of the output has.
         """
-        stats = self._stats
+        stats, decoder = self._stats, self._decode
         pieces: list[Piece] = []
-        with self._clock.sample(raw.index, raw.key):
+        url, fields = raw.fields.get("__url__", ""), list(raw.fields)
+        may_be_empty = all(field[:1] == "_" for field in fields)
+        with self._clock.sample(raw.index, raw.key, fields):
             start = time.perf_counter()
+            decoder.seconds = 0.0
             self._seeds.apply(raw.index)
-            sample = self._decode(raw.fields)
+            sample = decoder(raw.fields, raw.names)
             raw.fields = {}
-            decoded = time.perf_counter()
-            stats.decode_seconds += decoded - start
+            begin = time.perf_counter()
             results = self._function(sample, self._args)
             called = time.perf_counter()
-            stats.function_seconds += called - decoded
+            stats.function_seconds += max(0.0, called - begin - decoder.seconds)  # threads decode at one time
+            stats.decode_seconds += begin - start + decoder.seconds
             samples = normalise(results, raw.key)
             for result in samples:
-                encode(result, pieces)
+                self._append(result, pieces, may_be_empty=may_be_empty)
             stats.encode_seconds += time.perf_counter() - called
             self._seeds.finish()
+        self._check_repeats(samples, raw, url)
         return pieces, len(samples)
 
-
-def make_decoder(spec: str) -> Any:
-    """Webdataset's decoder for `.decode(spec)`, with errors that name the field; "" leaves bytes as they are.
-
-    Raises:
-        ValueError: webdataset does not know the spec.
-    """
-    if not spec:
-        return dict
-    decoder = Decoder([imagehandler(spec)])
-
-    def decode(fields: dict[str, Any]) -> dict[str, Any]:
+    def _append(self, sample: dict[str, Any], pieces: list[Piece], *, may_be_empty: bool) -> None:
+        """Append a sample's members; see `tar_writer.encode_sample`."""
+        check_names(sample)
+        before = len(pieces)
         try:
-            sample: dict[str, Any] = decoder(fields)
-        except DecodingError as error:
-            cause = error.__cause__ or error
-            if isinstance(cause, MemoryError):
-                raise cause from None
-            message = f"field {error.k!r} can't be decoded as {spec!r}: {describe(cause)}"
-            raise SampleFailed(
-                message, 'look at the member\'s bytes, or use decoder="" and decode in the function'
-            ) from None
-        return sample
+            encode_sample(sample, pieces, self._encode, self._decode)
+        except ValueError as error:
+            hint = "the encoder goes by the key: arrays under npy, pictures under jpg or png, dicts under json"
+            raise SampleFailed(str(error), hint, _cause_in_user_code(error)) from None
+        if len(pieces) == before and not may_be_empty:
+            raise SampleFailed("the function returned a sample without fields, which no reader would see", RESULT_HINT)
 
-    return decode
+    def _check_repeats(self, samples: list[dict[str, Any]], raw: RawSample, url: object) -> None:
+        for sample in samples:
+            key = sample["__key__"]
+            if not self._keys.add(key):
+                message = (
+                    f"the __key__ {safe_line(repr(key), 200)} is that of an earlier sample of the output already "
+                    f'(sample {raw.index}, "{safe_line(raw.key, 200)}", of {safe_line(url, 1000)})'
+                )
+                hint = (
+                    "readers take members of one key for one sample: make keys distinct, as by adding the sample's own"
+                )
+                raise JobFailed(wire.Failure("sample_failed", message, hint, raw.index, safe_line(raw.key, 200)))
 
 
 def normalise(results: Any, key: str) -> list[dict[str, Any]]:
@@ -169,13 +198,10 @@ def normalise(results: Any, key: str) -> list[dict[str, Any]]:
     """
     if results is None:
         return []
-    samples = results if isinstance(results, list) else [results]
-    if not all(isinstance(sample, dict) for sample in samples):
+    found = results if isinstance(results, list) else [results]
+    if not all(isinstance(sample, dict) for sample in found):
         raise SampleFailed(f"the function returned {_shape(results)}", RESULT_HINT)
-    if len(samples) > 1:
-        samples = [dict(sample) for sample in samples]  # one dict may be in the list twice
-    for sample in samples:
-        _check_keys(sample, key)
+    samples = [_own(sample, key) for sample in found]
     if len(samples) > 1:
         _tell_apart(samples)
     return samples
@@ -183,18 +209,25 @@ def normalise(results: Any, key: str) -> list[dict[str, Any]]:
 
 def _shape(results: Any) -> str:
     if isinstance(results, list):
-        return f"a list with {', '.join(sorted({type(item).__name__ for item in results}))} in it"
-    return f"a {type(results).__name__}"
+        return f"a list with {', '.join(sorted({type_name(item) for item in results}))} in it"
+    return f"a {type_name(results)}"
 
 
-def _check_keys(sample: dict[str, Any], key: str) -> None:
-    if not isinstance(sample.setdefault("__key__", key), str):
-        raise SampleFailed(f"__key__ is a {type(sample['__key__']).__name__}, not a str", RESULT_HINT)
-    for name in sample:
+def _own(result: dict[str, Any], key: str) -> dict[str, Any]:
+    """A plain dict of a result: the function may return one dict several times, and its names are made plain text."""
+    sample: dict[str, Any] = {}
+    for name, value in stored(result).items():
         if not isinstance(name, str) or not name:
             raise SampleFailed(
-                f"the function returned a sample with the key {name!r}", "keys are file extensions like 'jpg'"
+                f"the function returned a sample with the key {safe_line(repr(name), 200)}",
+                "keys are file extensions like 'jpg'",
             )
+        sample[str.__str__(name)] = value
+    own_key = sample.setdefault("__key__", key)
+    if not isinstance(own_key, str):
+        raise SampleFailed(f"__key__ is a {type_name(own_key)}, not a str", RESULT_HINT)
+    sample["__key__"] = str.__str__(own_key)
+    return sample
 
 
 def _tell_apart(samples: list[dict[str, Any]]) -> None:
@@ -204,14 +237,6 @@ def _tell_apart(samples: list[dict[str, Any]]) -> None:
             sample["__key__"] = f"{sample['__key__']}-{number}"
 
 
-def encode(sample: dict[str, Any], pieces: list[Piece]) -> None:
-    """Append a sample's members; see `tar_writer.encode_sample`.
-
-    Raises:
-        SampleFailed: A value can't be encoded under its key.
-    """
-    try:
-        encode_sample(sample, pieces)
-    except ValueError as error:
-        hint = "webdataset's encoder goes by the key: arrays under npy, images under jpg or png, dicts under json"
-        raise SampleFailed(str(error), hint) from None
+def _cause_in_user_code(error: ValueError) -> str:
+    """The traceback of what an encoder called, as a `__reduce__` or `__str__` of the value's."""
+    return user_traceback(error.__cause__) if error.__cause__ is not None else ""

@@ -70,6 +70,7 @@ class RawSample:
         offset: First byte of its first header.
         end: First byte of the next sample's first header, or of the end of the archive.
         fields: `__key__`, `__url__` and the raw bytes by lower-case extension.
+        names: The extension as it is in the shard, of fields where it has capitals.
         problem: Why it can't be used, or "".
     """
 
@@ -78,6 +79,7 @@ class RawSample:
     key: str
     end: int = 0
     fields: dict[str, str | bytes] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
     problem: str = ""
 
 
@@ -105,7 +107,9 @@ def read_samples(source: Input, url: str, index: int) -> Iterator[RawSample]:
         size += member.size
         if size > MAX_SAMPLE:
             raise input_invalid(f'sample {index} ("{key}") has more than the {MAX_SAMPLE} bytes that a sample may have')
-        suffix = suffix.lower()
+        extension, suffix = suffix, suffix.lower()
+        if extension != suffix:
+            sample.names[suffix] = extension
         if suffix in sample.fields:
             sample.problem = f"two members of the sample are named {suffix!r}"
         else:

@@ -16,8 +16,8 @@ import numpy as np
 from packaging.requirements import Requirement
 from PIL import Image
 
+from shardgate_runtime.decoding import make_decoder
 from shardgate_runtime.output import copy_array
-from shardgate_runtime.samples import make_decoder
 from shardgate_runtime.seeds import seeded_by
 from shardgate_runtime.tar_writer import Piece, encode_sample
 
@@ -48,7 +48,7 @@ def warm_up(decoder: str) -> None:
         pass
     picture = BytesIO()
     Image.new("RGB", PICTURE).save(picture, "JPEG")
-    decode({"__key__": "warm-up", "jpg": picture.getvalue(), "cls": b"0"})
+    dict(decode({"__key__": "warm-up", "jpg": picture.getvalue(), "cls": b"0"}))
     array = np.zeros((3, *PICTURE), "float32")
     torch: Any = sys.modules.get("torch")
     if torch is not None:

@@ -30,10 +30,11 @@ _package = None
 if "webdataset" not in sys.modules and (_spec := find_spec("webdataset")) is not None:
     _package = sys.modules["webdataset"] = module_from_spec(_spec)
 
-from webdataset.autodecode import Decoder, DecodingError, imagehandler  # noqa: E402 - see above
-from webdataset.writer import default_handlers, encode_based_on_extension1  # noqa: E402
+from webdataset.autodecode import IMAGE_EXTENSIONS, imagehandler  # noqa: E402 - see above
+from webdataset.autodecode import Decoder as WebdatasetDecoder  # noqa: E402
+from webdataset.writer import default_handlers  # noqa: E402
 
 if _package is not None:
     _package.__class__ = _Unopened
 
-__all__ = ["Decoder", "DecodingError", "default_handlers", "encode_based_on_extension1", "imagehandler"]
+__all__ = ["IMAGE_EXTENSIONS", "WebdatasetDecoder", "default_handlers", "imagehandler"]

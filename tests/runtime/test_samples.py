@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import enum
 import io
 import signal
 from typing import Any
@@ -8,12 +9,13 @@ import numpy as np
 import pytest
 import webdataset as wds
 from PIL import Image
-from runtime_process import tar_of
+from runtime_process import members_of, tar_of
 
 from shardgate import wire
-from shardgate_runtime.failures import SampleFailed
+from shardgate_runtime.decoding import make_decoder
+from shardgate_runtime.failures import JobFailed, SampleFailed
 from shardgate_runtime.package import _with_args
-from shardgate_runtime.samples import Clock, SampleProcessor, make_decoder, normalise
+from shardgate_runtime.samples import Clock, SampleProcessor, normalise
 from shardgate_runtime.scoreboard import Scoreboard
 from shardgate_runtime.seeds import Seeds
 from shardgate_runtime.tar_reader import RawSample
@@ -56,13 +58,13 @@ def test_without_a_decoder_fields_stay_bytes() -> None:
 
 def test_a_field_that_cannot_be_decoded_is_named() -> None:
     with pytest.raises(SampleFailed, match="field 'jpg' can't be decoded as 'pil': UnidentifiedImageError"):
-        make_decoder("pil")({"__key__": "k", "jpg": b"no picture"})
+        make_decoder("pil")({"__key__": "k", "jpg": b"no picture"})["jpg"]
 
 
 def test_an_image_bomb_is_a_failure_of_its_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(SampleFailed, match="DecompressionBombError"):
-        make_decoder("pil")({"__key__": "k", "jpg": FIELDS["jpg"]})
+        make_decoder("pil")({"__key__": "k", "jpg": FIELDS["jpg"]})["jpg"]
 
 
 @pytest.mark.parametrize(
@@ -159,3 +161,131 @@ def test_the_time_of_each_phase_is_counted() -> None:
     assert process._stats.function_seconds >= 0.02
     assert 0 < process._stats.decode_seconds < 0.02
     assert 0 < process._stats.encode_seconds < 0.02
+
+
+def run(function: Any, decoder: str = "pil", **fields: bytes) -> dict[str, bytes]:
+    process = processor(lambda sample, _args: function(sample), decoder=decoder)
+    return outputs(process, 0, "k", fields)
+
+
+def outputs(process: SampleProcessor, index: int, key: str, fields: dict[str, bytes]) -> dict[str, bytes]:
+    raw = RawSample(index, 0, key, fields={"__key__": key, "__url__": "mem://b/s.tar", **fields})
+    pieces, _ = process.process(raw)
+    assert not raw.fields
+    data = b"".join(piece.tobytes() if isinstance(piece, np.ndarray) else bytes(piece) for piece in pieces)
+    return dict(members_of(data + bytes(1024)))
+
+
+def test_a_broken_field_that_nobody_reads_is_no_failure() -> None:
+    assert run(lambda sample: sample, jpg=b"broken", cls=b"07") == {"k.jpg": b"broken", "k.cls": b"07"}
+
+
+def test_a_broken_field_may_be_caught_by_the_function() -> None:
+    def lenient(sample: Any) -> Any:
+        try:
+            sample["jpg"].load()
+        except Exception:  # noqa: BLE001
+            del sample["jpg"]
+        return sample
+
+    assert run(lenient, jpg=b"broken", cls=b"07") == {"k.cls": b"07"}
+
+
+def test_a_field_whose_decoding_fails_is_named_with_a_fitting_hint() -> None:
+    with pytest.raises(
+        SampleFailed, match="field 'jpg' can't be decoded as 'pil': OSError: image file is trunc"
+    ) as caught:
+        run(lambda sample: {"txt": str(sample["jpg"].size)}, jpg=FIELDS["jpg"][:-50])
+    assert "wd_decoder" in caught.value.hint
+    assert "setup()" in caught.value.hint
+
+
+def test_a_switch_of_pillow_that_is_missing_in_the_worker_is_hinted_at_where_the_function_decodes() -> None:
+    with pytest.raises(SampleFailed, match="OSError: image file is truncated") as caught:
+        run(lambda sample: Image.open(io.BytesIO(sample["jpg"])).load(), decoder="", jpg=FIELDS["jpg"][:-50])
+    assert "setup()" in caught.value.hint
+    assert "<lambda>" in caught.value.traceback
+
+
+def test_a_key_that_the_sample_does_not_have_is_answered_with_those_that_it_has() -> None:
+    with pytest.raises(SampleFailed, match="KeyError: 'jpeg'") as caught:
+        run(lambda sample: sample["jpeg"], jpg=b"x", cls=b"7")
+    assert caught.value.hint == "the sample has the fields cls, jpg"
+
+
+def test_a_module_that_is_missing_is_hinted_at() -> None:
+    with pytest.raises(SampleFailed, match="ModuleNotFoundError: No module named 'not_there'") as caught:
+        run(lambda _sample: __import__("not_there"), cls=b"7")
+    assert "requirements" in caught.value.hint
+
+
+def test_a_dict_that_is_returned_again_and_again_does_not_carry_a_key_along() -> None:
+    constant = {"txt": "x"}
+    process = processor(lambda _sample, _args: constant, decoder="pil")
+    assert outputs(process, 0, "a", {"cls": b"1"}) == {"a.txt": b"x"}
+    assert outputs(process, 1, "b", {"cls": b"1"}) == {"b.txt": b"x"}
+    assert constant == {"txt": "x"}
+
+
+def test_a_key_that_comes_twice_in_the_output_ends_the_job_and_is_named() -> None:
+    process = processor(lambda sample, _args: {**sample, "__key__": "cat"}, decoder="pil")
+    assert outputs(process, 0, "a", {"txt": b"x"}) == {"cat.txt": b"x"}
+    with pytest.raises(JobFailed) as caught:
+        outputs(process, 7, "b", {"txt": b"x"})
+    failure = caught.value.failure
+    assert failure.code == "sample_failed"
+    assert failure.message == (
+        """the __key__ 'cat' is that of an earlier sample of the output already (sample 7, "b", of mem://b/s.tar)"""
+    )
+    assert (failure.sample, failure.key) == (7, "b")
+
+
+def test_numbered_keys_that_meet_another_key_end_the_job() -> None:
+    process = processor(lambda sample, _args: [{**sample, "__key__": key} for key in ("x", "x", "x-0")])
+    with pytest.raises(JobFailed, match="'x-0'"):
+        outputs(process, 0, "a", {"txt": b"x"})
+
+
+@pytest.mark.parametrize("result", [{}, {"__key__": "x"}, {"_hidden": 1}, [{}, {"txt": "a"}]])
+def test_a_sample_without_fields_is_refused_for_no_reader_would_see_it(result: Any) -> None:
+    with pytest.raises(SampleFailed, match="without fields"):
+        run(lambda _sample: result, txt=b"x")
+
+
+class Shape(enum.StrEnum):
+    KEY = "round"
+    FIELD = "txt"
+
+
+def test_keys_and_names_that_are_special_text_are_written_as_their_text() -> None:
+    class Loud(str):
+        __slots__ = ()
+
+        def __format__(self, _spec: str) -> str:
+            return "loud"
+
+    assert run(lambda _s: {"__key__": Shape.KEY, Shape.FIELD: "a"}, txt=b"x") == {"round.txt": b"a"}
+    assert run(lambda _s: {"__key__": Loud("k"), Loud("txt"): "a"}, txt=b"x") == {"k.txt": b"a"}
+
+
+def test_a_sample_kept_from_an_earlier_call_can_be_read_and_written() -> None:
+    kept: list[Any] = []
+
+    def late(sample: Any, _args: str) -> Any:
+        kept.append(sample)
+        if len(kept) == 1:
+            return None
+        return {
+            **sample,
+            "before.cls": kept[0]["cls"],
+            "before.jpg": kept[0]["jpg"],
+            "before.png": dict.get(kept[0], "png"),
+        }
+
+    process = processor(late, decoder="pil")
+    fields = {"cls": b"1", "jpg": FIELDS["jpg"], "png": FIELDS["png"]}
+    assert outputs(process, 0, "a", fields) == {}
+    members = outputs(process, 1, "b", fields)
+    assert members["b.before.cls"] == b"1"
+    assert members["b.before.jpg"] == fields["jpg"]
+    assert members["b.before.png"] == fields["png"]

@@ -1,0 +1,108 @@
+"""Names of output members: a reader must find the samples that the function returned, no others and no fewer.
+
+A reader cuts a member's name at the first dot of its last part: what stands before is the sample's key, what follows
+is the field, in small letters. It passes over names like `__this__`, and members next to each other that have one key
+are one sample. So a key such as "img_1.jpg", "" or "cat" for every sample would lose samples without a word.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from shardgate.text import safe_line
+from shardgate_runtime.failures import SampleFailed
+
+MAX_NAME = 32 << 10
+"""Characters of a member's name; a reader that takes no longer headers than need be still takes it."""
+RECENT = 1 << 16
+"""Keys that are looked up in a set before they are sorted away: a set takes ten times their size."""
+
+_PARTS = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")
+_META = re.compile(r"__[^/]*__(?:$|/)")
+
+
+def check_names(sample: dict[str, Any]) -> None:
+    """Raises `SampleFailed` unless the members of a sample read back under its key and as its fields."""
+    key = sample["__key__"]
+    if not _is_plain(key):
+        _check_key(key)
+    written = [field for field in sample if field[:1] != "_"]
+    for field in written:
+        if not _is_field(field) or (key[:2] == "__" and _is_meta(f"{key}.{field}")):
+            raise SampleFailed(
+                f"the function returned a sample with the field {_shown(field)}, which does not read back",
+                "fields are file extensions like 'jpg' or 'left.jpg', without slashes",
+            )
+    if len({field.lower() for field in written}) != len(written):
+        raise SampleFailed(
+            f"the function returned a sample with two fields that differ only in capitals: {_shown(written)}",
+            "readers see field names in small letters",
+        )
+
+
+def _is_plain(key: str) -> bool:
+    """Whether a look suffices, as it does for most keys."""
+    return key.isascii() and "." not in key and "\0" not in key and key[:2] != "__" and 0 < len(key) < MAX_NAME
+
+
+def _check_key(key: str) -> None:
+    parts = _PARTS.fullmatch(f"{key}.x")
+    if parts and parts[1] == key and not _is_meta(f"{key}.x") and "\0" not in key and _survives(key):
+        if len(key) < MAX_NAME:
+            return
+        problem = f"is longer than {MAX_NAME} characters"
+    elif parts and parts[1] != key:
+        problem = f"reads back as {_shown(parts[1])}, for a key ends at the first dot"
+    else:
+        problem = "does not read back"
+    raise SampleFailed(
+        f"the function returned a sample with the __key__ {_shown(key)}, which {problem}",
+        "a key is a path whose last part is not empty and has no dots, such as name.replace('.', '_')",
+    )
+
+
+@lru_cache(maxsize=1024)
+def _is_field(field: str) -> bool:
+    return "/" not in field and "\0" not in field and _survives(field) and len(field) < MAX_NAME
+
+
+def _survives(name: str) -> bool:
+    """Whether a name is the same after it was bytes; lone surrogates stand for bytes that are not UTF-8."""
+    try:
+        return name.isascii() or name.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape") == name
+    except UnicodeEncodeError:
+        return False
+
+
+def _is_meta(name: str) -> bool:
+    return _META.match(name) is not None or (name[:2] == "__" and name.endswith("__") and "/" not in name)
+
+
+def _shown(name: object) -> str:
+    return safe_line(repr(name), 200)
+
+
+class Keys:
+    """The keys that a job has written, 8 bytes each (their hashes)."""
+
+    def __init__(self) -> None:
+        self._recent: set[int] = set()
+        self._sorted = np.empty(0, np.int64)
+
+    def add(self, key: str) -> bool:
+        """Remember a key; False if it was there already."""
+        digest = hash(key)
+        if digest in self._recent:
+            return False
+        at = int(np.searchsorted(self._sorted, digest)) if self._sorted.size else 0
+        if at < self._sorted.size and self._sorted[at] == digest:
+            return False
+        self._recent.add(digest)
+        if len(self._recent) >= RECENT:
+            self._sorted = np.sort(np.concatenate([self._sorted, np.fromiter(self._recent, np.int64)]))
+            self._recent.clear()
+        return True
