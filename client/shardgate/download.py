@@ -129,9 +129,8 @@ class ObjectReader(io.RawIOBase):
                 return
 
     def _rest(self) -> BaseHTTPResponse:
-        headers = {"If-Match": self.etag}
-        if self.position:
-            headers["Range"] = f"bytes={self.position}-"
+        # Also from byte 0: a result is then made whole before it is answered, so the cause of its failure is.
+        headers = {"If-Match": self.etag, "Range": f"bytes={self.position}-"}
         try:
             response = self._transport.request("GET", self._target, headers=headers)
         except Conflict as error:

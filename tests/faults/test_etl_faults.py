@@ -21,7 +21,7 @@ from readers import Reader, answered, curl, start_curl, webdataset_samples
 from servers_faulty import Fault
 from shards import shard
 
-from shardgate import BytesTransform, Client, TransferIncomplete, TransformFailed, WDTransform
+from shardgate import BytesTransform, Client, TransformFailed, WDTransform
 
 SAMPLES = 60
 BAD = 30
@@ -132,7 +132,7 @@ def test_samples_that_were_left_out_are_counted(gateway, failing):
 
 def test_webdataset_raises_when_a_function_fails_on_one_sample(gateway, failing):
     samples = webdataset_samples(gateway.url("file://b", "a.tar", transform_id=failing["fail"].uuid, args="raise"))
-    with pytest.raises(TransferIncomplete, match="broke off"):
+    with pytest.raises(TransformFailed, match=f"this picture has no picture in it .sample {BAD}"):
         deque(samples, 0)
 
 
