@@ -61,15 +61,13 @@ def answering(*answers: bytes) -> Iterator[str]:
     """The URL of a server that gives these answers, one a connection; the last one again and again."""
     left = list(answers)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        stopped = threading.Event()
-        listener.settimeout(0.05)
 
         def serve() -> None:
-            while not stopped.is_set():
+            while True:
                 try:
                     connection, _ = listener.accept()
-                except TimeoutError:
-                    continue
+                except OSError:  # shut down
+                    return
                 answer = left.pop(0) if len(left) > 1 else left[0]
                 threading.Thread(target=_serve_one, args=(connection, answer), daemon=True).start()
 
@@ -78,7 +76,7 @@ def answering(*answers: bytes) -> Iterator[str]:
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
-            stopped.set()
+            listener.shutdown(socket.SHUT_RDWR)
             thread.join()
 
 

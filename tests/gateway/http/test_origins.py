@@ -12,8 +12,12 @@ from gateway_process import GatewayProcess, running_gateway
 from raw_answers import ENDLESS, answering
 from readers import curl
 from servers_faulty import Fault, FaultyOrigin
+from yarl import URL
 
 from shardgate import Client, NotFound, UpstreamFailed
+from shardgate_gateway.cache.peer import PeerBucket
+from shardgate_gateway.settings import UpstreamSettings
+from shardgate_gateway.stores.http_origin import HttpOrigin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,6 +98,27 @@ def test_any_etag_is_a_version_cold_and_warm(
     origin.put(key, body[::-1], etag="v2")
     origin.head = Fault()
     assert curl(url).body == body[::-1]
+
+
+@pytest.mark.parametrize("name", ETAGS)
+async def test_any_etag_is_the_same_version_at_another_gateway(
+    gateway: GatewayProcess, origin: FaultyOrigin, name: str
+) -> None:
+    headers: dict[str, str | None] = {"ETag": ETAGS[name]}
+    origin.put(f"shared-{name}", SMALL)
+    origin.head = Fault(headers=headers)
+    origin.fail(f"shared-{name}", Fault(headers=headers), times=100)
+    store = HttpOrigin(URL(origin.url), UpstreamSettings(), label=BUCKET)
+    peer = PeerBucket(gateway.endpoint, "http", "w", UpstreamSettings(), lambda: "t", only_cached=False)
+    try:
+        found, theirs = await store.head(f"shared-{name}"), await peer.head(f"shared-{name}")
+        assert (theirs.etag, theirs.weak, theirs.size) == (found.etag, found.weak, found.size)
+        stream = await peer.get(f"shared-{name}", start=3, if_match=found.etag)
+        assert b"".join([bytes(chunk) async for chunk in stream.chunks]) == SMALL[3:]
+        await stream.aclose()
+    finally:
+        await store.aclose()
+        await peer.aclose()
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 410, 500])

@@ -6,10 +6,13 @@ import os
 
 import pytest
 import raw_answers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from raw_answers import CUT, ENDING, ENDLESS, answering
 from servers_faulty import Fault
 
 from shardgate_gateway.errors import Forbidden, GatewayError, NotFound, UpstreamCorrupt, UpstreamUnavailable
+from shardgate_gateway.stores.base import ObjectMeta
 
 DATA = os.urandom(100_000)
 KEY = "train/a.tar"
@@ -170,4 +173,53 @@ async def test_a_chunked_body_that_was_cut_anywhere_is_not_whole(open_bucket, he
         store = open_bucket(url)
         with pytest.raises(UpstreamUnavailable):
             await helpers["drain"](await store.get(KEY))
+        await store.aclose()
+
+
+LINES = st.one_of(
+    st.binary(max_size=80).map(lambda raw: raw.replace(b"\n", b"")),
+    st.sampled_from(
+        (
+            b"Content-Length: 5",
+            b"Content-Length: 7",
+            b"Content-Length: " + b"9" * 400,
+            b"Transfer-Encoding: chunked",
+            b"Transfer-Encoding: \xe9",
+            b"Content-Range: bytes 0-4/5",
+            b"Content-Range: bytes 0-4/" + b"9" * 400,
+            b"Content-Encoding: \xff",
+            b"Content-Type: \xe9/\xff; charset=\xff",
+            b'ETag: "\xe9"',
+            b"Last-Modified: Fri, 31 Dec 9999 23:59:59 -1200",
+            b"Retry-After: Fri, 31 Dec 9999 23:59:59 -1200",
+            b"Location: http://127.0.0.1:99999999/",
+            b"Location: \xe9\xff",
+            b"Location: //[",
+            b"Set-Cookie: \xe9=\xff; Path=\xe9; Max-Age=" + b"9" * 400,
+            b"Link: <\xe9>; rel=\xff",
+            b"X: " + b"x" * 100_000,
+        )
+    ),
+)
+
+
+@given(
+    st.sampled_from(
+        (b"200 OK", b"206 \xe9", b"302 Found", b"307 x", b"404 \xff", b"416 x", b"503 x", b"999 x", b"99 x")
+    ),
+    st.lists(LINES, max_size=5),
+    st.sampled_from((b"hello", b"5\r\nhello\r\n0\r\n\r\n", b"")),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
+async def test_no_answer_is_a_bug_of_ours(open_bucket, helpers, status, lines, body):
+    head = b"\r\n".join([b"HTTP/1.1 " + status, *lines, b"Connection: close"])
+    with answering(head + b"\r\n\r\n" + body) as url:
+        store = open_bucket(url)
+        for ask in (store.head(KEY), store.get(KEY), store.get(KEY, start=0, end=3)):
+            try:
+                found = await ask
+                if not isinstance(found, ObjectMeta):
+                    await helpers["drain"](found)
+            except GatewayError as error:
+                error.message.encode()
         await store.aclose()

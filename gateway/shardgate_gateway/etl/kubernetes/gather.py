@@ -46,5 +46,5 @@ class Gather:
         try:
             status, body = await peers.client.tell(member, "GET", DEMAND_PATH, [self._credentials.bearer()])
             return from_json(json.loads(body)) if status == HTTPStatus.OK else None
-        except (UpstreamUnavailable, ValueError, KeyError, TypeError, AttributeError):
+        except (UpstreamUnavailable, ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError):
             return None
