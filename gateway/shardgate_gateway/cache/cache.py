@@ -152,6 +152,13 @@ class Cache:
                     return reading
         raise UpstreamError(f"{source.label} changes faster than it can be read", hint="try again later")
 
+    async def open_kept(self, source: Source) -> Reading | None:
+        """A whole and current entry, for which nothing is fetched; None where there is none. Raises as `head`."""
+        try:
+            return await self._open_entry(source, source.freshness.since(time.monotonic()))
+        except (TryAgain, OSError):
+            return None
+
     async def _open_entry(self, source: Source, since: float) -> Reading | None:
         fill = self._fills.get(source.entry_name)
         if fill is not None and fill.joinable() and fill.opened_at >= since:
@@ -353,9 +360,13 @@ class Cache:
         await self.prefetch(source)
         reading = await self.open(source)
         try:
-            found = await self._index(reading)
+            return await self.members_of(source, reading)
         finally:
             reading.aclose()
+
+    async def members_of(self, source: Source, reading: Reading) -> tuple[Member, ...]:
+        """The members of an open reading. Raises as `members`."""
+        found = await self._index(reading)
         if isinstance(found, NoIndex):
             raise BadRequest(f"{source.label} has no members to read: {found.reason}", hint="read the whole object")
         return found

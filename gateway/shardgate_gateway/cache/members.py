@@ -163,8 +163,11 @@ def _no_index(error: BadTar) -> NoIndex:
 
 
 def find(members: tuple[Member, ...], name: str) -> Member | None:
-    """The member of that name. Of several the last one counts, as in `tar x`; `./name` is what `tar c .` writes."""
-    for wanted in (name, f"./{name}"):
+    """The member of that name. Of several the last one counts, as in `tar x`.
+
+    `./name` is what `tar c .` writes; with and without the dot it is one file, where the archive has no other.
+    """
+    for wanted in (name, f"./{name}", name.removeprefix("./")):
         member = next((member for member in reversed(members) if member.name == wanted), None)
         if member is not None:
             return member

@@ -106,7 +106,7 @@ class ResultSource(Source):
             size=None,
             etag=self.entry_name[:32],
             weak=version.weak or record.manifest.container is not None,
-            last_modified=version.last_modified,
+            last_modified=None,  # that of the raw object would say that new code makes nothing new
             content_type=_content_type(record.manifest),
         )
 

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 async def get(service: Service, call: Call, target: ObjectTarget, source: Source) -> Sent:
     if is_conditional(call.headers):
         result = await _result(service, call, target, source, await service.cache.head(source))
+        if target.archpath is not None:
+            return await members.get(service, call, _keepable(result), target.archpath)
         if not_modified(call.headers, Version.of(result.meta)):
             return await send_not_modified(call, result.meta)
     raw = service.cache.lookup(source)
