@@ -61,12 +61,16 @@ class ObjectReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        """Fill part of `buffer`; 0 is the verified end.
+        """Fill part of `buffer`; 0 is the verified end, or the answer to who asks for nothing.
 
         Raises:
             TransferIncomplete: It broke off, and reading on failed.
             ObjectChanged: It was overwritten meanwhile.
         """
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+        if not memoryview(buffer).nbytes:
+            return 0
         while True:
             try:
                 count = self._response.readinto(buffer)

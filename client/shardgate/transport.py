@@ -4,6 +4,9 @@ A client may be carried into data-loader workers: by fork (a connection shared b
 or by pickle. So the pool belongs to the process that made it, and a forked child makes its own. Time limits cover
 connecting and lack of progress, never a whole body.
 
+A DELETE is not repeated once it may have reached a gateway: it may be done, and the name may be that of a new object by
+then. All other requests can be, by urllib3 or at the next gateway.
+
 There may be several gateways. An endpoint may name some of them; the next one is asked where one does not answer. And
 a GET may be redirected to the gateway that has the object (`reach.py`); if that one fails, the endpoint is asked again.
 """
@@ -18,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import urllib3
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, MaxRetryError, NewConnectionError
 
 from shardgate import wire
 from shardgate.error_header import unpack_error
@@ -40,6 +43,7 @@ PROGRESS_SECONDS = 300.0
 """Without a byte, before a request is given up."""
 DIRECT_SECONDS = 1.0
 """To connect to a gateway that was reached before."""
+NOT_REPEATED = urllib3.Retry(connect=1, read=0, redirect=5, status=0, other=0, respect_retry_after_header=False)
 MAX_ERROR_BYTES = 1 << 20
 """Of an error answer that are read; a longer one is shown by its beginning."""
 MAX_MESSAGE = 32 << 10
@@ -111,6 +115,8 @@ class Transport:
             "preload_content": False,
             "decode_content": False,
         }
+        if method == "DELETE":
+            options["retries"] = NOT_REPEATED
         follows = method in ("GET", "HEAD") and target.startswith(OBJECTS)
         response = (self._directly(method, target, options) if follows else None) or self._send(method, target, options)
         if response.status >= HTTPStatus.BAD_REQUEST:
@@ -148,6 +154,9 @@ class Transport:
                 response = self._connections().request(method, url, **options)
             except HTTPError as error:
                 cause = error
+                if method == "DELETE" and not _was_never_sent(error):
+                    hint = "it may be done all the same: look before you repeat it"
+                    raise GatewayUnreachable(f"no answer from {endpoint}: {reason(error)}", hint=hint) from error
                 continue
             if endpoint != self.endpoints[0]:  # the one that answered is asked first from now on
                 self.endpoints = (endpoint, *(other for other in self.endpoints if other != endpoint))
@@ -192,6 +201,12 @@ class Transport:
                 )
             )
         return self._pool
+
+
+def _was_never_sent(error: HTTPError) -> bool:
+    """Whether there was no connection by which a request could have arrived."""
+    cause = error.reason if isinstance(error, MaxRetryError) else error
+    return isinstance(cause, NewConnectionError | ConnectTimeoutError)
 
 
 def framing_of(response: BaseHTTPResponse) -> Framing:

@@ -72,6 +72,35 @@ def test_a_deleted_object_is_gone(client: Client, gateway: FakeGateway) -> None:
         client.delete("gcp://b", "k")
 
 
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_deletion_whose_answer_is_lost_is_not_repeated(gateway: FakeGateway, others: int) -> None:
+    """It is done; repeated, it would say that there is no such object, or remove one that is new."""
+    gateway.objects["gcp://b/k"] = b"1"
+    gateway.loses_answers = True
+    client = Client(",".join([gateway.url] * (1 + others)))
+    with pytest.raises(GatewayUnreachable, match="no answer") as caught:
+        client.delete("gcp://b", "k")
+    assert "may be done" in caught.value.hint
+    assert [method for method, *_ in gateway.requests] == ["DELETE"]
+
+
+def test_a_deletion_goes_to_the_next_gateway_where_one_is_not_there(gateway: FakeGateway) -> None:
+    gateway.objects["gcp://b/k"] = b"1"
+    Client(f"http://127.0.0.1:1,{gateway.url}").delete("gcp://b", "k")
+    assert not gateway.objects
+
+
+def test_a_connection_that_was_closed_meanwhile_does_not_stop_a_deletion(client: Client, gateway: FakeGateway) -> None:
+    gateway.objects |= {"gcp://b/k": b"1", "gcp://b/l": b"1"}
+    client.get("gcp://b", "k")
+    gateway.loses_answers = True
+    with pytest.raises(GatewayUnreachable):
+        client.delete("gcp://b", "l")
+    gateway.loses_answers = False
+    client.delete("gcp://b", "k")
+    assert not gateway.objects
+
+
 def test_admin_requests_reach_the_gateway(client: Client, gateway: FakeGateway) -> None:
     assert client.cache.stat()["entries"] == 1
     client.cache.prefetch("gcp://b", "a b")

@@ -90,6 +90,20 @@ def test_a_body_that_never_continues_is_an_error_that_says_how_far_it_came(
         client.get("gcp://b", "k")
 
 
+def test_asking_for_nothing_gets_nothing_and_costs_nothing(client: Client, gateway: FakeGateway) -> None:
+    with client.open("gcp://b", "k") as reader:
+        for _ in range(10):
+            assert reader.read(0) == b""
+            assert reader.readinto(bytearray()) == 0
+            assert reader.read(5)
+        assert reader.position == 50
+        assert reader.readall() == BODY[50:]
+        assert reader.read(0) == reader.read(1) == b""
+    assert len(gateway.requests) == 1
+    with pytest.raises(ValueError, match="closed file"):
+        reader.read(0)
+
+
 def test_a_busy_gateway_is_asked_again_and_at_last_believed(client: Client, gateway: FakeGateway) -> None:
     gateway.faults = [Fault(status=503)] * 3
     assert client.get("gcp://b", "k") == BODY

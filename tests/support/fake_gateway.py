@@ -47,6 +47,8 @@ class FakeGateway:
 
     url: str = ""
     objects: dict[str, bytes] = field(default_factory=dict)
+    loses_answers: bool = False
+    """Of DELETE, once it is done."""
     faults: list[Fault] = field(default_factory=list)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     packages: dict[str, bytes] = field(default_factory=dict)
@@ -114,7 +116,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.problem(404, "not_found", f"{name} is not there", "look with `shardgate ls`")
         elif self.command == "DELETE":
             del self.state.objects[name]
-            self.answer(204)
+            if self.state.loses_answers:
+                self.connection.shutdown(socket.SHUT_RDWR)
+                self.close_connection = True
+            else:
+                self.answer(204)
         else:
             self.send_object(self.state.objects[name])
 
