@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from shardgate import pickling, requirements, wire
 from shardgate.arguments import args_style
 from shardgate.errors import CaptureError, InvalidName
+from shardgate.origins import FILE_MODULE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -87,10 +88,10 @@ def load_function(spec: str) -> Callable[..., Any]:
         raise CaptureError(
             f"{spec!r} does not name a function in a file", hint="write FILE:FUNCTION, like etl.py:wd_transform"
         )
-    found = spec_from_file_location(pickling.FILE_MODULE, path)
+    found = spec_from_file_location(FILE_MODULE, path)
     if found is None or found.loader is None:
         raise CaptureError(f"{path.name} is not a Python file")
-    module = sys.modules[pickling.FILE_MODULE] = module_from_spec(found)
+    module = sys.modules[FILE_MODULE] = module_from_spec(found)
     sys.path.insert(0, str(path.parent))
     try:
         found.loader.exec_module(module)

@@ -15,43 +15,41 @@ is sent with only those attributes that some pickled code names; which ones thes
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import dis
-import functools
+import hashlib
 import io
 import itertools
 import pickle
 import sys
-import sysconfig
 import types
 import typing
+import weakref
 from dataclasses import dataclass
-from importlib.machinery import PathFinder
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from cloudpickle import cloudpickle
 
 from shardgate.errors import CaptureError
+from shardgate.origins import home_of, is_local, lazy_imports, used_submodules, uses_reflection
+from shardgate.reducers.generators import reduce_generator
+from shardgate.reducers.process import ProcessState
+from shardgate.reducers.stable import Addresses, in_order, items_in_order, without_salt
+from shardgate.reducers.wrappers import reduce_wrapper
 from shardgate.tensors import reduce_tensor
+from shardgate.trail import describe, unpicklable
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
+__all__ = ["Pickled", "StablePickler", "dumps", "is_local", "pickled_by"]
 PROTOCOL = 5
 RECURSION_LIMIT = 20_000
 CLASS_TRACKER = {cloudpickle._make_skeleton_class: 4, cloudpickle._make_skeleton_enum: 5, cloudpickle._make_typevar: 5}  # noqa: SLF001
 """Where the arguments of these constructors hold a random id; None is allowed there and means "no sharing"."""
+ATOMS = frozenset({str, bytes, int, float, complex, bool, type(None), tuple})
+SETS = (set, frozenset, weakref.WeakSet)
+SET_REDUCERS: tuple[Any, ...] = tuple(kind.__reduce__ for kind in SETS)
 MACHINE_NAMES = frozenset({"__builtins__", "__cached__", "__file__", "__loader__", "__path__", "__spec__"})
 """Attributes of a module that describe this machine."""
 UNSTABLE_CLASS_NAMES = frozenset({"__firstlineno__", "__static_attributes__"})
-FILE_MODULE = "__etl__"
-"""Name of a module that `load_function` made of a file."""
-BY_VALUE = ("__main__", "__mp_main__", FILE_MODULE)
-OURS = ("shardgate", "shardgate_runtime")
-"""Every worker has these, also in a development checkout, where they look local."""
-
-
 _PythonPickler: Any = pickle._Pickler  # type: ignore[attr-defined,unused-ignore]  # noqa: SLF001
 
 
@@ -63,51 +61,44 @@ class Pickled:
     modules: tuple[str, ...]
 
 
+AnyPickler = TypeVar("AnyPickler", bound="StablePickler")
+
+
 def dumps(obj: object) -> Pickled:
     """Pickle by value what the receiver can't import.
 
     Raises:
         CaptureError: Something in it can't be pickled; the message names the path to it.
     """
+    pickler = pickled_by(StablePickler, obj)
+    return Pickled(pickler.buffer.getvalue(), tuple(sorted(pickler.modules)))
+
+
+def pickled_by(make: type[AnyPickler], obj: object) -> AnyPickler:
+    """The pickler that has pickled the object, with all that code in it names. Raises as `dumps`."""
     names: frozenset[str] = frozenset()
     limit = sys.getrecursionlimit()
     sys.setrecursionlimit(max(limit, RECURSION_LIMIT))
     try:
         while True:
-            buffer = io.BytesIO()
-            pickler = StablePickler(buffer, names)
+            pickler = make(names)
             pickler.dump_whole(obj)
             if not pickler.filtered or pickler.names <= names:
-                return Pickled(buffer.getvalue(), tuple(sorted(pickler.modules)))
+                return pickler
             names |= pickler.names
     finally:
         sys.setrecursionlimit(limit)
 
 
-def is_local(module_name: str) -> bool:
-    """Whether a module is code of this project, that a worker can't import."""
-    top = module_name.partition(".")[0]
-    if module_name in BY_VALUE:
-        return True
-    if top in sys.stdlib_module_names or top in OURS:
-        return False
-    module = sys.modules.get(module_name)
-    spec = getattr(module, "__spec__", None) or PathFinder.find_spec(top)
-    places = spec and (spec.origin, *(spec.submodule_search_locations or ()))
-    source = getattr(module, "__file__", None) or next((place for place in places or () if place), None)
-    if not source or source in {"built-in", "frozen"}:
-        return module is not None and spec is None  # made by hand, as notebooks and tests do
-    path = Path(source).resolve()
-    installed = {"site-packages", "dist-packages"} & set(path.parts) or any(
-        path.is_relative_to(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")
-    )
-    return not installed
-
-
 class StablePickler(_PythonPickler):  # type: ignore[misc]
     """See the module's docstring.
 
+    Args:
+        wanted: Attributes of local modules that are sent.
+        outer: Ids of the sets whose members are being put in order by this one.
+
     Attributes:
+        buffer: Where the pickle goes.
         modules: Names of the modules that the pickle refers to.
         names: Attribute and global names, and strings, in all code that was pickled.
         filtered: Whether a local module was pickled, so that `names` matters.
@@ -115,19 +106,26 @@ class StablePickler(_PythonPickler):  # type: ignore[misc]
 
     dispatch_table = cloudpickle.Pickler.dispatch_table
 
-    def __init__(self, file: io.BytesIO, wanted: frozenset[str]) -> None:
-        super().__init__(file, PROTOCOL)
+    def __init__(self, wanted: frozenset[str], outer: frozenset[int] = frozenset()) -> None:
+        self.buffer = io.BytesIO()
+        super().__init__(self.buffer, PROTOCOL)
         self.globals_ref: dict[int, dict[str, Any]] = {}
         self.modules: set[str] = set()
         self.names: set[str] = set()
         self.filtered = False
         self._wanted = wanted
+        self._outer = outer
+        self._process = ProcessState()
+        self._addresses = Addresses()
+        self._generators = itertools.count()
         self._strings: dict[str, str] = {}
         self._trail: list[object] = []
 
     def dump_whole(self, obj: object) -> None:
         try:
             self.dump(obj)
+            self._trail.append(obj)
+            self._process.check_strings(self._strings)
         except CaptureError:
             raise
         except RecursionError:
@@ -137,42 +135,87 @@ class StablePickler(_PythonPickler):  # type: ignore[misc]
 
     def save(self, obj: Any, save_persistent_id: bool = True) -> None:
         """Keep the trail; it is left as it is on failure. Equal strings become one, however they were interned."""
-        if type(obj) is str:
-            obj = self._strings.setdefault(obj, obj)
         self._trail.append(obj)
+        if type(obj) is str:
+            obj = self._stable_string(obj)
         super().save(obj, save_persistent_id)
         self._trail.pop()
 
+    def _batch_setitems(self, items: Any, *rest: Any) -> None:
+        super()._batch_setitems(iter(items_in_order(list(items))), *rest)
+
+    def _stable_string(self, text: str) -> str:
+        if text not in self._strings:
+            self._process.check_text(text)
+            stable = self._addresses.stable(text)
+            self._strings[text] = self._strings.setdefault(stable, stable)
+        return self._strings[text]
+
     def save_global(self, obj: Any, name: str | None = None) -> None:
-        module = pickle.whichmodule(obj, name or getattr(obj, "__qualname__", obj.__name__))  # type: ignore[attr-defined]
-        if is_local(module):
-            known = f"{module}.{name or obj.__name__}"
+        name = name or getattr(obj, "__qualname__", None) or obj.__name__
+        module = home_of(obj, name)
+        if module is None:
+            known = f"{getattr(obj, '__module__', None) or '__main__'}.{name}"
             raise pickle.PicklingError(f"it is known only as {known}, which a worker can't import")
         self.modules.add(module)
-        super().save_global(obj, name)
+        self.save(module)
+        self.save(name)
+        self.write(pickle.STACK_GLOBAL)
+        self.memoize(obj)
 
     dispatch: ClassVar = {**_PythonPickler.dispatch, types.FunctionType: save_global}
 
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)
+        if kind in ATOMS:
+            return NotImplemented
         if issubclass(kind, type):
             return self._reduce_class(obj)
-        if kind is types.FunctionType:
-            return self._dynamic_function_reduce(obj) if self._by_value(obj) else NotImplemented
-        if kind in (set, frozenset):
-            return kind, (sorted(obj, key=_order),)
         if kind is types.ModuleType:
             return self._reduce_module(obj)
         if kind is types.CodeType:
             self._note_code(obj)
-        if kind is functools._lru_cache_wrapper:  # noqa: SLF001
-            return functools.lru_cache(**obj.cache_parameters()), (obj.__wrapped__,)
+            return NotImplemented
+        if issubclass(kind, (set, frozenset, weakref.WeakSet)):
+            return self._reduce_set(obj)
         if kind is typing.TypeVar:
-            return _untracked(cloudpickle._typevar_reduce(obj))  # noqa: SLF001
-        reduced = reduce_tensor(obj)
-        if reduced is not NotImplemented:
-            self.modules.add("torch")
+            return self._reduce_type_variable(obj)
+        reduced = reduce_wrapper(obj)
+        if reduced is NotImplemented and kind is types.FunctionType:
+            return self._dynamic_function_reduce(obj) if self._by_value(obj) else NotImplemented
+        if reduced is NotImplemented:
+            reduced = self._process.reduce(obj)
+        return self._reduce_value(obj) if reduced is NotImplemented else reduced
+
+    def _reduce_value(self, obj: Any) -> Any:
+        reduced = reduce_generator(obj, self._generators)
+        if reduced is NotImplemented:
+            reduced = reduce_tensor(obj)
+            if reduced is not NotImplemented:
+                self.modules.add("torch")
         return reduced
+
+    def _reduce_set(self, obj: Any) -> Any:
+        """With its members in an order that does not depend on hashes, which are salted, or addresses."""
+        kind: Any = type(obj)
+        if kind.__reduce__ not in SET_REDUCERS or kind.__reduce_ex__ is not object.__reduce_ex__:
+            return NotImplemented
+        make, _, *rest = obj.__reduce__() if kind not in SETS else (kind, ())
+        if id(obj) in self._outer:
+            return make, ()
+        outer = self._outer | {id(obj)}
+        return make, (in_order(obj, lambda member: self._digest(member, outer)),), *rest
+
+    def _digest(self, obj: Any, outer: frozenset[int]) -> str:
+        inner = StablePickler(self._wanted, outer)
+        with contextlib.suppress(Exception):  # what can't be pickled fails again, where its path is known
+            inner.dump(obj)
+        return hashlib.sha256(inner.buffer.getvalue()).hexdigest()
+
+    def _reduce_type_variable(self, obj: Any) -> Any:
+        if is_local(obj.__module__ or "__main__"):
+            return cloudpickle._make_typevar, (*cloudpickle._decompose_typevar(obj)[:5], None)  # noqa: SLF001
+        return _untracked(cloudpickle._typevar_reduce(obj))  # noqa: SLF001
 
     def _by_value(self, obj: Any) -> bool:
         if is_local(obj.__module__ or "__main__"):
@@ -188,6 +231,8 @@ class StablePickler(_PythonPickler):  # type: ignore[misc]
         contents = reduced[2][0]
         for name in UNSTABLE_CLASS_NAMES:
             contents.pop(name, None)
+        if "_abc_impl" in contents:
+            contents["_abc_impl"] = in_order(contents["_abc_impl"], str)
         if dataclasses.is_dataclass(obj) and (obj.__doc__ or "").startswith(f"{obj.__name__}("):
             contents["__doc__"] = None  # made of the defaults' repr, sets in hash order
         return _untracked(reduced)
@@ -201,9 +246,14 @@ class StablePickler(_PythonPickler):  # type: ignore[misc]
         return types.ModuleType, (module.__name__,), {name: wanted[name] for name in sorted(wanted)}
 
     def _dynamic_function_reduce(self, function: types.FunctionType) -> tuple[Any, ...]:
-        """As cloudpickle's, with submodules in the order of their names, not in that of their import."""
+        """As cloudpickle's, with submodules that are named by strings or in inner functions, in a fixed order."""
         reduced: tuple[Any, ...] = cloudpickle.Pickler._dynamic_function_reduce(self, function)  # noqa: SLF001
-        reduced[2][1]["_cloudpickle_submodules"].sort(key=lambda module: module.__name__)
+        state = reduced[2][1]
+        values = [*state["__globals__"].values(), *map(cloudpickle._get_cell_contents, function.__closure__ or ())]  # noqa: SLF001
+        values += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+        state["_cloudpickle_submodules"] = used_submodules(function.__code__, values)
+        if uses_reflection(function.__code__):
+            self.names.update(value for value in values if isinstance(value, str))
         return reduced
 
     def _function_getnewargs(self, function: types.FunctionType) -> tuple[Any, ...]:
@@ -211,7 +261,7 @@ class StablePickler(_PythonPickler):  # type: ignore[misc]
         around = function.__globals__
         known: dict[str, Any] = {name: around[name] for name in ("__package__", "__name__") if name in around}
         base_globals = self.globals_ref.setdefault(id(around), known)
-        code = function.__code__
+        code = without_salt(function.__code__)
         closure = function.__closure__ and tuple(cloudpickle._make_empty_cell() for _ in code.co_freevars)  # noqa: SLF001
         return _relocated(code, code.co_firstlineno - 1, f"<{code.co_qualname}>"), base_globals, None, None, closure
 
@@ -226,20 +276,6 @@ class StablePickler(_PythonPickler):  # type: ignore[misc]
             self.modules.add(module)
 
 
-def lazy_imports(code: types.CodeType) -> Iterable[str]:
-    """Modules that an `import` statement inside this code names; for a relative one, its own name behind the dots."""
-    instructions = list(dis.get_instructions(code))
-    for index, instruction in enumerate(instructions):
-        if instruction.opname == "IMPORT_NAME":
-            relative = bool(index > 1 and instructions[index - 2].argval)
-            if relative:
-                raise CaptureError(
-                    f"{code.co_qualname} has a relative import, and a worker does not have its package",
-                    hint="import at the top of the file: what is used is then sent along",
-                )
-            yield str(instruction.argval)
-
-
 def _untracked(reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     make, args, *rest = reduced
     place = CLASS_TRACKER.get(make)
@@ -250,54 +286,3 @@ def _relocated(code: types.CodeType, lines: int, filename: str) -> types.CodeTyp
     """The same code, counted from its own first line in a file of its own name."""
     constants = tuple(_relocated(c, lines, filename) if isinstance(c, types.CodeType) else c for c in code.co_consts)
     return code.replace(co_filename=filename, co_firstlineno=code.co_firstlineno - lines, co_consts=constants)
-
-
-def _order(item: object) -> tuple[str, str]:
-    return type(item).__qualname__, repr(sorted(item, key=_order)) if isinstance(item, frozenset) else repr(item)
-
-
-def unpicklable(trail: list[object], error: Exception) -> CaptureError:
-    """Say which thing, reached how, can't be sent."""
-    culprit = trail[-1]
-    kind = f"{type(culprit).__module__}.{type(culprit).__qualname__}".removeprefix("builtins.")
-    return CaptureError(
-        f"{describe(trail)} of type {kind} can't be sent: {error}",
-        hint="make it inside the function, or in `setup()` of a class, so that each worker makes its own",
-    )
-
-
-def describe(trail: list[object]) -> str:
-    """Read the path from the function to its last object: "`wd_transform` → global `lock`"."""
-    steps = [f"`{getattr(trail[0], '__qualname__', type(trail[0]).__qualname__)}`"] if trail else []
-    owner = trail[0] if trail else None
-    for parent, child in itertools.pairwise(trail):
-        if isinstance(parent, (types.FunctionType, type)) or hasattr(parent, "__dict__"):
-            owner = parent
-        if step := _step(owner, parent, child):
-            steps.append(step)
-    return " → ".join(steps)
-
-
-def _step(owner: object, parent: object, child: object) -> str | None:
-    """How `child` is reached from a dict, or from the closure of a function; other containers say nothing."""
-    if isinstance(owner, types.FunctionType):
-        for name, cell in zip(owner.__code__.co_freevars, owner.__closure__ or (), strict=True):
-            if child is cell:
-                return f"closure variable `{name}`"
-        for name, value in zip(_defaulted(owner), owner.__defaults__ or (), strict=True):
-            if child is value and parent is owner.__defaults__:
-                return f"default of `{name}`"
-    if not isinstance(parent, dict):
-        return None
-    name = next((str(k) for k, v in parent.items() if v is child), "")
-    if not name or name in {"__globals__", "__closure__", "__defaults__", "__kwdefaults__", "__dict__"}:
-        return None
-    if isinstance(owner, types.FunctionType) and owner.__globals__.get(name, parent) is child:
-        return f"global `{name}`"
-    return f"attribute `{name}`" if getattr(owner, name, parent) is child else f"item `{name}`"
-
-
-def _defaulted(function: types.FunctionType) -> tuple[str, ...]:
-    code = function.__code__
-    count = len(function.__defaults__ or ())
-    return code.co_varnames[code.co_argcount - count : code.co_argcount]

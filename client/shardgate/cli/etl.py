@@ -1,4 +1,4 @@
-"""`shardgate etl init | ls | show | start | stop | stats | logs | rm`."""
+"""`shardgate etl init | check | ls | show | start | stop | stats | logs | rm`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from shardgate.cli.pods import (
     pod_options,
 )
 from shardgate.client import Client
+from shardgate.errors import CaptureError
 from shardgate.progress import told
+from shardgate.stability import compare
 from shardgate.transform import BytesTransform, Transform, WDTransform
 
 etl = typer.Typer(no_args_is_help=True, help="Transforms: functions of yours that run where the shards are.")
@@ -110,6 +112,23 @@ def init(
         print_json({"id": transform.uuid, "name": transform.name})
     else:
         typer.echo(transform.uuid)
+
+
+@etl.command()
+def check(
+    function: Annotated[str, typer.Argument(metavar="FILE:FUNCTION", help="As for `init`.")], *, as_json: AsJson = False
+) -> None:
+    """Say whether a function has the same id in every process. It is captured in two, and nothing is registered."""
+    comparison = compare(function)
+    if as_json:
+        print_json({"stable": comparison.is_stable, "ids": comparison.ids, "difference": comparison.difference})
+    elif comparison.is_stable:
+        typer.echo(f"{comparison.ids[0]} in each process")
+    if not comparison.is_stable:
+        raise CaptureError(
+            f"{' and '.join(comparison.ids)} are one code in two processes. They differ in {comparison.difference}",
+            hint="make that value in setup(), or so that it does not depend on chance, the clock or the hash order",
+        )
 
 
 @etl.command()
