@@ -30,6 +30,8 @@ MAKERS = frozenset({"random", "uuid", __name__, "shardgate_runtime.entropy_torch
 """Modules whose lines ask on behalf of their callers."""
 EXEMPT = frozenset({"tempfile"})
 """Names of temporary files must not be guessed, and must differ between processes."""
+MAX_GIVEN = 10_000
+"""Numbers of one sample that are kept, to see whether they outlive it."""
 
 
 class Entropy:
@@ -70,7 +72,7 @@ class Entropy:
         """
         if not self._seed:
             return None
-        frame = sys._getframe(2)  # noqa: SLF001 - the interpreter's own way to ask for the caller
+        frame = sys._getframe(1)  # noqa: SLF001 - the interpreter's own way to ask for the caller
         while frame.f_back is not None and frame.f_globals.get("__name__") in MAKERS:
             frame = frame.f_back
         if frame.f_globals.get("__name__") in EXEMPT:
@@ -81,7 +83,8 @@ class Entropy:
         value = int.from_bytes(hashlib.shake_256(self._seed + f"{turn} {place}".encode()).digest(size), "little")
         value >>= size * 8 - count
         self.was_used = True
-        self._given.append(value)
+        if len(self._given) < MAX_GIVEN:
+            self._given.append(value)
         return value
 
 

@@ -29,19 +29,22 @@ MASK = (1 << 128) - 1
 MT19937_BYTES = 625 * 4
 """Its words and its place among them, as numpy lays them out."""
 
+Found = tuple[bytes, Any]
+"""The path to a generator, and the generator."""
+
 
 class Generators:
     """Of one function, or of none yet."""
 
     def __init__(self) -> None:
         self._root: object = None
-        self._reached: list[tuple[bytes, Any]] = []
-        self._elsewhere: list[tuple[bytes, Any]] = []
+        self._reached: list[Found] = []
+        self._elsewhere: list[Found] = []
         """In globals of packages."""
-        self._modules = 0
+        self._modules: set[str] = set()
         self._looks = 0
 
-    def __iter__(self) -> Iterator[tuple[bytes, Any]]:
+    def __iter__(self) -> Iterator[Found]:
         yield from self._reached
         yield from self._elsewhere
 
@@ -49,7 +52,6 @@ class Generators:
         """Find the generators that this function reaches."""
         self._root = root
         self._looks = 0
-        self._modules = len(sys.modules)
         self._look_everywhere()
 
     def look_again(self) -> None:
@@ -63,10 +65,12 @@ class Generators:
             self._look_everywhere()
 
     def look_if_imported(self) -> None:
-        """Look again where a module was imported since."""
-        if len(sys.modules) != self._modules:
-            self._modules = len(sys.modules)
-            self.look_again()
+        """Look into modules that were imported since, and for what was made of them."""
+        if len(sys.modules) != len(self._modules) and self._root is not None:
+            imported = sys.modules.keys() - self._modules
+            self._modules = set(sys.modules)
+            self._reached = list(_find(reachable(self._root)))
+            self._elsewhere = self._others([*self._elsewhere, *_find(globals_of_packages(imported))])
 
     def are_new(self) -> bool:
         """Look everywhere; True if some have come since."""
@@ -75,9 +79,19 @@ class Generators:
         return any(id(generator) not in known for _, generator in self)
 
     def _look_everywhere(self) -> None:
+        self._modules = set(sys.modules)
         self._reached = list(_find(reachable(self._root)))
+        self._elsewhere = self._others(_find(globals_of_packages(self._modules)))
+
+    def _others(self, found: Iterable[Found]) -> list[Found]:
+        """Those that are not reached, each once."""
         seen = {id(generator) for _, generator in self._reached}
-        self._elsewhere = [found for found in _find(globals_of_packages()) if id(found[1]) not in seen]
+        others = []
+        for place, generator in found:
+            if id(generator) not in seen:
+                seen.add(id(generator))
+                others.append((place, generator))
+        return others
 
     def seed(self, seed: bytes) -> None:
         """Seed all of them."""
@@ -93,7 +107,7 @@ generators = Generators()
 """This process's; a worker has one function."""
 
 
-def _find(search: Iterable[Step]) -> Iterator[tuple[bytes, Any]]:
+def _find(search: Iterable[Step]) -> Iterator[Found]:
     seen = {id(thing) for thing in (GLOBAL_NUMPY, GLOBAL_NUMPY._bit_generator, GLOBAL_RANDOM)}  # noqa: SLF001
     torch: Any = sys.modules.get("torch")
     compiled = getattr(getattr(torch, "_C", None), "Generator", None)

@@ -64,10 +64,10 @@ def reachable(root: object) -> Iterator[Step]:
             waiting.append((path + step, child))
 
 
-def globals_of_packages() -> Iterator[Step]:
+def globals_of_packages(names: Iterable[str]) -> Iterator[Step]:
     """Instances in globals of installed packages, and their attributes: imgaug keeps its generator in an object."""
-    for name, module in sorted(sys.modules.items()):
-        top = name.partition(".")[0]
+    for name in sorted(names):
+        top, module = name.partition(".")[0], sys.modules.get(name)
         if top in QUIET or top in sys.stdlib_module_names or not isinstance(module, types.ModuleType):
             continue
         for key, value in list(vars(module).items()):

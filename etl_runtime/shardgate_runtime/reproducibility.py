@@ -59,7 +59,7 @@ class Reproducibility:
     def begin_job(self, job: wire.Job) -> None:
         """Choose the sample of this job that is run twice, if it is this job's turn."""
         self._chosen = -1
-        if self._jobs % self._every == 0:
+        if self._jobs and self._jobs % self._every == 0:
             identity = repr((job.bucket, job.key, job.etag, job.epoch, self._jobs)).encode(errors="surrogatepass")
             value = int.from_bytes(hashlib.blake2b(identity, digest_size=8).digest(), "little")
             self._chosen = job.sample + (value >> 8) % (1 << value % (FARTHEST + 1))
@@ -79,18 +79,19 @@ class Reproducibility:
     def compare_runs(self, run: Callable[[], Iterable[Piece]]) -> bool:
         """The same for anything that makes pieces, like a function of bytes."""
         before = _outcome(run)
-        tries = WARM_UPS if not self.compared else 0
+        may_differ = WARM_UPS if not self.compared else 0
         self.compared += 1
-        while True:
+        for run_again in reversed(range(WARM_UPS + 1)):
             is_settled = not generators.are_new()
             now = _outcome(run)
-            if before is None or now is None or (before == now and is_settled):
+            if before is None or now is None or (before == now and (is_settled or not run_again)):
                 return True
-            if is_settled and not tries:
-                self.differed += 1
-                return False
-            tries -= is_settled
+            may_differ -= is_settled
+            if may_differ < 0:
+                break
             before = now
+        self.differed += 1
+        return False
 
 
 def _outcome(run: Callable[[], Iterable[Piece]]) -> bytes | None:
