@@ -73,8 +73,7 @@ class StartupError(Exception):
         self.transient = transient
 
 
-def input_invalid(message: str) -> JobFailed:
-    hint = "the raw object is not a whole, well-formed tar; check it with `tar -tf`"
+def input_invalid(message: str, hint: str) -> JobFailed:
     return JobFailed(wire.Failure(code="input_invalid", message=message, hint=hint))
 
 

@@ -97,8 +97,11 @@ class FileInput(Input):
         return data
 
     def skip_to(self, position: int) -> bool:
-        self.position = min(position, self.size)
-        return position <= self.size
+        if position > self.size:
+            self.position = self.size
+            return False
+        self.position = position
+        return True
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MAX_READ_AGAIN = 256 << 20
+"""Bytes of a shard that a job reads again from its gateway to continue behind them: a quarter of a second."""
+
 
 @dataclass
 class JobRun:
@@ -78,7 +81,7 @@ class JobRun:
             self.exhausted = True
             message = f"a sample of {self.label} does not fit the worker's memory"
             failure = wire.Failure("input_invalid", message, "raise etl.memory_bytes")
-        self.stats.bytes_in = self.source.position - begin
+        self.stats.bytes_in = max(0, self.source.position - max(begin, self.job.input))
         self.stats.bytes_out = self.outlet.written
         self._finish(failure)
 
@@ -117,7 +120,7 @@ class JobRun:
         if raw.index in self.job.poison:
             raise SampleFailed(self.job.poison[raw.index], "the sample killed its worker; see the transform's log")
         if raw.problem:
-            raise SampleFailed(raw.problem, "the raw shard is damaged there", code="input_invalid")
+            raise SampleFailed(raw.problem, raw.hint, code="input_invalid")
         return processor.process(raw)
 
     def _sample_failed(self, raw: RawSample, error: SampleFailed) -> None:
@@ -188,7 +191,9 @@ class JobRun:
 
 
 def open_input(job: wire.Job, fd: int | None, transform_id: str) -> Input:
-    """The job's raw shard, from where it continues. Owns the descriptor.
+    """The job's raw shard, which is to be read to where the job continues. Owns the descriptor.
+
+    A shard is opened at its first byte wherever that is cheap, so that keys are known that came before (`tar_reader`).
 
     Raises:
         JobFailed: The job names no input, or is for another transform.
@@ -196,11 +201,10 @@ def open_input(job: wire.Job, fd: int | None, transform_id: str) -> Input:
     if job.transform_id != transform_id:
         problem = f"the job is for {job.transform_id}, but this runtime runs {transform_id}"
     elif fd is not None:
-        return FileInput(fd, job.input_offset, job.input_size, job.input)
+        return FileInput(fd, job.input_offset, job.input_size, 0)
     elif job.url:
-        return HttpInput(
-            job.url, job.token, job.etag, job.input, weak=job.weak, stages=job.stages, reader=job.transform_id
-        )
+        start = job.input if job.stages or job.input > MAX_READ_AGAIN else 0
+        return HttpInput(job.url, job.token, job.etag, start, weak=job.weak, stages=job.stages, reader=job.transform_id)
     else:
         problem = "the job came without an input: neither a file descriptor nor a URL"
     if fd is not None:

@@ -1,64 +1,58 @@
-"""Tar members and webdataset samples from sequential bytes, fast and suspicious.
+"""Webdataset samples from sequential bytes, fast and suspicious.
 
-`tarfile` costs 66 µs a member of 100 KB, and in the middle of an archive it takes a damaged header for the end. This
-reader costs 5 µs and takes only a zero block, or the exact end of the input behind a whole member, for the end;
-anything else that is not a member is an error that names its byte. It knows ustar, V7, GNU long names and base-256
-numbers, and PAX `path` and `size`. Links, folders and devices are passed over; sparse members are refused, for their
-size on disk says nothing about the memory they need.
+The grammar of tars is `shardgate.tar`. `tarfile` costs 66 µs a member of 100 KB, takes a damaged header in the middle
+of an archive for its end, and stops at the first zero block; this reader costs 5 µs, takes only the end of the input
+for the end, and makes an error that names its byte of anything that is not a member.
+
+Samples are grouped as webdataset groups them, and nothing that could be a part of one is lost without a word:
+
+- A member that looks like a field and has no bytes here (a link, a device, a sparse file) is a problem of its sample.
+- A key that comes back behind other samples means a shard that is not sorted, whose samples would come in pieces: the
+  shard is refused.
+- Members whose names have no key or no field are passed over, which the log says; a shard of nothing else is refused.
 
 A sample's bytes are read only once its first member's header has told that the sample before is complete, so there is
-one sample in memory at a time. `offset` and `end` of a sample are places from which reading can start anew.
+one sample in memory at a time. A job that continues a shard reads the headers before its place again, for the sake of
+their keys.
 """
 
 from __future__ import annotations
 
-import re
+import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
-from zlib import adler32
+from typing import TYPE_CHECKING
 
+from shardgate.tar import BadTar, Scanner, split_name
+from shardgate.tar.errors import shown
+from shardgate.tar.names import is_meta
+from shardgate.tar.scanner import FILE, FOLDER, HARD_LINK, LABEL, SPARSE, SYMLINK, truncated
+from shardgate_runtime.compressed import DecompressedInput, open_archive
 from shardgate_runtime.failures import JobFailed, input_invalid
+from shardgate_runtime.remembered_keys import RememberedKeys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from shardgate.tar import TarMember
     from shardgate_runtime.inputs import Input
 
-BLOCK = 512
-ZEROS = bytes(BLOCK)
-MAX_EXTENSION = 1 << 20
-"""Bytes of the largest PAX or long-name header; real ones have hundreds."""
-MAX_EXTENSIONS = 16
-"""Extended headers before one member."""
+log = logging.getLogger(__name__)
+
 MAX_SAMPLE = 2 << 30
 """Bytes of the largest sample; it has to fit in a worker's memory."""
+PASSED_OVER = frozenset((FOLDER, LABEL))
+"""Kinds of members that are no field of a sample, whatever their names are."""
 
-REGULAR = frozenset(b"0\x007")
-WITHOUT_DATA = frozenset(b"123456")
-"""Links, devices, folders and FIFOs: their size field does not announce data."""
-FOLDER, PAX, PAX_GLOBAL, LONG_NAME, LONG_LINK, SPARSE = ord("5"), frozenset(b"xX"), *b"gLKS"
-EXTENSIONS = PAX | {PAX_GLOBAL, LONG_NAME, LONG_LINK}
-BASE_256 = 0o200
-"""First byte of a positive number in base 256."""
-COMPRESSED = (b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
-"""How gzip, bzip2, xz and zstd files begin."""
-MAX_DIGITS = 20
-"""Of a decimal number in a PAX header."""
-GNU_KINDS = frozenset((LONG_NAME, LONG_LINK, SPARSE))
-
-META_NAME = re.compile(r"__[^/]*__($|/)")
-SAMPLE_NAME = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")
-"""Key and field: a file's name is cut at its first dot."""
-
-
-class Member(NamedTuple):
-    """A member whose data comes next in the input; its headers begin at `offset`, its padding ends at `end`."""
-
-    name: str
-    size: int
-    offset: int
-    end: int
-    regular: bool
+NOT_READ = b"not read"
+"""What stands in a sample that is passed over."""
+UNSORTED_HINT = "the members of a sample must follow each other; make the shard with `tar --sort=name`"
+NAME_HINT = "a member of a sample is called KEY.FIELD, like train/0001.jpg"
+LINK_HINT = "make the shard with `tar --dereference --hard-dereference`, which stores files in place of links"
+KIND_HINTS = {
+    HARD_LINK: LINK_HINT,
+    SYMLINK: LINK_HINT,
+    SPARSE: "make the shard without --sparse (-S), which stores files as they are",
+}
 
 
 @dataclass(slots=True)
@@ -68,10 +62,12 @@ class RawSample:
     Attributes:
         index: Position in the shard.
         offset: First byte of its first header.
-        end: First byte of the next sample's first header, or of the end of the archive.
+        end: From where a job may continue behind it: the first byte of the next sample's first header, or of the end of
+            the archive. 0 in compressed shards, which are read from the start again.
         fields: `__key__`, `__url__` and the raw bytes by lower-case extension.
         names: The extension as it is in the shard, of fields where it has capitals.
         problem: Why it can't be used, or "".
+        hint: What helps against that.
     """
 
     index: int
@@ -81,204 +77,155 @@ class RawSample:
     fields: dict[str, str | bytes] = field(default_factory=dict)
     names: dict[str, str] = field(default_factory=dict)
     problem: str = ""
+    hint: str = ""
+
+    def refuse(self, problem: str, hint: str) -> None:
+        """Of several problems the first one is told."""
+        if not self.problem:
+            self.problem, self.hint = problem, hint
 
 
-def read_samples(source: Input, url: str, index: int) -> Iterator[RawSample]:
-    """Yield the samples from the source's position on, the first as number `index`.
+def read_samples(source: Input, url: str, index: int) -> Iterator[RawSample]:  # noqa: C901, PLR0912 (calls cost)
+    """Yield the samples from number `index` on.
+
+    A source that begins at the shard's first byte is read from there, and `index` samples are passed over. One that
+    begins elsewhere begins with sample `index`, and what was before it is not known.
 
     Raises:
-        JobFailed: The input is not a well-formed tar.
+        JobFailed: The input is not a well-formed shard.
     """
-    sample: RawSample | None = None
-    size = end = 0
-    for member in read_members(source):
-        end = member.end
-        name = SAMPLE_NAME.fullmatch(member.name)
-        if not member.regular or name is None or _is_meta(member.name):
+    shard = _Shard(source, url, index)
+    archive, sample, number, end = shard.archive, None, shard.first, 0
+    remember, read = RememberedKeys().add, archive.read
+    fields: dict[str, str | bytes] = {}
+    for member in read_members(archive, shard.head):
+        name, size, offset, _, end, kind, _ = member
+        if kind is not FILE and kind in PASSED_OVER:
             continue
-        key, suffix = name.groups()
+        split = split_name(name)
+        if split is None or ("__" in name and is_meta(name)):
+            shard.pass_over(name)
+            continue
+        key, extension = split
         if sample is None or key != sample.key:
-            if sample is not None and _is_valid(sample):
-                sample.end = member.offset
-                yield sample
-                index += 1
-            sample = RawSample(index, member.offset, key, fields={"__key__": key, "__url__": url})
-            size = 0
-        size += member.size
-        if size > MAX_SAMPLE:
-            raise input_invalid(f'sample {index} ("{key}") has more than the {MAX_SAMPLE} bytes that a sample may have')
-        extension, suffix = suffix, suffix.lower()
+            if sample is not None and (sample.problem or not fields.get("__bad__")):
+                number += 1
+                if number > index:
+                    sample.end = shard.place(offset)
+                    yield sample
+            before = remember(key, offset)
+            if before is not None:
+                raise _unsorted(key, before, name, offset)
+            fields = {"__key__": key, "__url__": url}
+            sample = RawSample(number, offset, key, fields=fields)
+            total = 0
+        total += size
+        suffix = extension.lower()
         if extension != suffix:
             sample.names[suffix] = extension
-        if suffix in sample.fields:
-            sample.problem = f"two members of the sample are named {suffix!r}"
+        if kind is not FILE or suffix in fields or total > MAX_SAMPLE:
+            _refuse(sample, member, suffix, total)
+        elif number < index:
+            fields[suffix] = NOT_READ[:size]
         else:
-            sample.fields[suffix] = _read_data(source, member)
-    if sample is not None and _is_valid(sample):
-        sample.end = end
-        yield sample
+            fields[suffix] = data = read(size)
+            if len(data) != size:
+                raise _refused(truncated(name, offset))
+            del data
+    if sample is not None and (sample.problem or not fields.get("__bad__")):
+        number += 1
+        if number > index:
+            sample.end = shard.place(end)
+            yield sample
+    shard.finish(number, is_empty=sample is None)
 
 
-def _is_valid(sample: RawSample) -> bool:
-    """As webdataset has it: a member `key.__bad__` takes its sample out."""
-    return bool(sample.problem) or not sample.fields.get("__bad__")
+class _Shard:
+    """What is known of a shard beside the sample that is being read.
+
+    Attributes:
+        archive: The tar, decompressed; `head` was read of it already.
+        first: Number of the first sample that will be met.
+    """
+
+    def __init__(self, source: Input, url: str, index: int) -> None:
+        self._is_whole = source.position == 0
+        self.first = 0 if self._is_whole else index
+        self.archive, self.head = open_archive(source)
+        self._is_compressed = isinstance(self.archive, DecompressedInput)
+        self._url = url
+        self._index = index
+        self._nameless = 0
+        self._first_nameless = ""
+
+    def place(self, offset: int) -> int:
+        """From where a job may continue."""
+        return 0 if self._is_compressed else offset
+
+    def pass_over(self, name: str) -> None:
+        if not is_meta(name):
+            self._nameless += 1
+            self._first_nameless = self._first_nameless or shown(name)
+
+    def finish(self, number: int, *, is_empty: bool) -> None:
+        """Look at what a shard of so many samples was; `is_empty` if no member was of a sample."""
+        if number < self._index:
+            message = f"the shard has {number} samples, and {self._index} were read of it before"
+            raise input_invalid(message, "it was overwritten; read it again")
+        if self._nameless:
+            names = f"{self._nameless} members without a key and a field, the first is {self._first_nameless}"
+            if self._is_whole and is_empty:
+                raise input_invalid(f"the shard has no samples, only {names}", NAME_HINT)
+            log.warning("%s: passed over %s; %s", self._url, names, NAME_HINT)
 
 
-def _is_meta(name: str) -> bool:
-    """As webdataset has it: members for the archive itself, not for a sample."""
-    if not name.startswith("__"):
-        return False
-    return META_NAME.match(name) is not None or (name.endswith("__") and "/" not in name)
+def _unsorted(key: str, before: int, name: str, offset: int) -> JobFailed:
+    message = f"sample {shown(key)} began at byte {before}, and {shown(name)} at byte {offset} belongs to it"
+    return input_invalid(f"{message}, with other samples in between", UNSORTED_HINT)
 
 
-def _read_data(source: Input, member: Member) -> bytes:
-    data = source.read(member.size)
-    if len(data) != member.size:
-        raise _truncated(member.name, member.offset)
-    return data
+def _refuse(sample: RawSample, member: TarMember, suffix: str, total: int) -> None:
+    """Say why this member can't be a field of its sample. Raises JobFailed if no memory could hold it."""
+    if total > MAX_SAMPLE:
+        message = f"sample {sample.index} ({shown(sample.key)}) has more than the {MAX_SAMPLE} bytes that it may have"
+        raise input_invalid(message, "make smaller samples")
+    if member.kind != FILE:
+        sample.refuse(_not_a_file(member), KIND_HINTS.get(member.kind, "store it as a file, or leave it out"))
+        return
+    problem = f"two members of the sample are named {shown(suffix)}, the second is {shown(member.name)}"
+    sample.refuse(f"{problem} at byte {member.offset}", "names of fields are the same in upper and lower case")
 
 
-def read_members(source: Input) -> Iterator[Member]:
+def _not_a_file(member: TarMember) -> str:
+    target = f" to {shown(member.link)}" if member.link and member.kind in KIND_HINTS else ""
+    return f"member {shown(member.name)} at byte {member.offset} is a {member.kind}{target}, and not a file"
+
+
+def read_members(source: Input, head: bytes = b"") -> Iterator[TarMember]:
     """Yield the members from the source's position on; their data may be read, or is skipped, before the next.
+
+    Args:
+        source: The tar.
+        head: What was read of it already.
 
     Raises:
         JobFailed: The input is not a well-formed tar.
     """
-    while True:
-        offset = source.position
-        header = _read_header(source, offset)
-        if header is None:
-            return
-        name, size, kind = header
-        if kind == SPARSE:
-            raise input_invalid(f"member {name!r} at byte {offset} is sparse, which is not supported")
-        if kind in WITHOUT_DATA:
-            size = 0
-        end = source.position + -(-size // BLOCK) * BLOCK
-        if source.size is not None and end > source.size:
-            raise _truncated(name, offset)
-        yield Member(name, size, offset, end, kind in REGULAR)
-        if source.position != end and not source.skip_to(end):
-            raise _truncated(name, offset)
-
-
-def _read_header(source: Input, offset: int) -> tuple[str, int, int] | None:
-    """Name, size and type of the next member with all that its extended headers say; None at the end of the archive."""
-    name: str | None = None
-    size: int | None = None
-    extended = False
-    for _ in range(MAX_EXTENSIONS + 1):
-        at = source.position
-        block = source.read(BLOCK)
-        if block == ZEROS or not block:
-            if extended:
-                raise input_invalid(f"the extended header at byte {offset} has no member")
-            if at == 0 and not block:
-                raise input_invalid("the object is empty, not even an empty tar")
-            return None
-        own_name, own_size, kind = _parse_header(block, at)
-        if kind not in EXTENSIONS:
-            return (own_name if name is None else name), (own_size if size is None else size), kind
-        data = _read_extension(source, own_size, at)
-        if kind in PAX:
-            records = _parse_pax(data, at)
-            extended = True
-            # The outermost of several extended headers wins, as in tarfile.
-            name = records.get("path", "").rstrip("/") if name is None and "path" in records else name
-            size = _pax_size(records["size"], at) if size is None and "size" in records else size
-        elif kind == PAX_GLOBAL:
-            _refuse_global(_parse_pax(data, at), at)
-        else:
-            extended = True
-            name = _text(data) if name is None and kind == LONG_NAME else name
-    raise input_invalid(f"more than {MAX_EXTENSIONS} extended headers before the member at byte {offset}")
-
-
-def _parse_header(block: bytes, at: int) -> tuple[str, int, int]:
-    """Name, size and type, after the checksum was found right."""
-    if len(block) != BLOCK:
-        raise input_invalid(f"the tar ends inside the header at byte {at}")
-    if at == 0 and block.startswith(COMPRESSED):
-        raise input_invalid("the object is compressed; a shard has to be a plain tar")
-    field = block[148:156]
-    # adler32's low half is 1 plus the sum modulo 65521, which 256 bytes can't reach: an exact sum, at C speed.
-    total = (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - 2
-    expected = _number(field, "checksum", at)
-    if total - sum(field) + 256 != expected and _signed_checksum(block) != expected:
-        raise input_invalid(f"the header at byte {at} has a wrong checksum")
-    kind = block[156]
-    name = _text(block[:100])
-    size = _number(block[124:136], "size", at)
-    if kind == 0 and name.endswith("/"):
-        return name.rstrip("/"), 0, FOLDER  # V7 has no type for folders
-    if block[345] and kind not in GNU_KINDS:
-        name = f"{_text(block[345:500])}/{name}"
-    return name, size, kind
-
-
-def _signed_checksum(block: bytes) -> int:
-    """Some old archivers summed signed bytes."""
-    signed = memoryview(block).cast("b")
-    return sum(signed[:148]) + 256 + sum(signed[156:])
-
-
-def _number(field: bytes, what: str, at: int) -> int:
-    """A number in octal, or with the first bit set in base 256."""
-    if field[0] == BASE_256:
-        return int.from_bytes(field[1:], "big")
+    scanner = Scanner(source.position - len(head), source.size)
+    feed, read = scanner.feed, source.read
+    data = head or read(scanner.wanted)
     try:
-        number = int(field.partition(b"\0")[0].strip() or b"0", 8)
-    except ValueError:
-        number = -1
-    if number < 0:
-        raise input_invalid(f"the header at byte {at} has an impossible {what}: {field!r}")
-    return number
+        while not scanner.is_done:
+            found = feed(data)
+            if found is not None:
+                yield found
+                at = scanner.at
+                if source.position != at and not source.skip_to(at):
+                    raise truncated(found.name, found.offset)
+            data = read(scanner.wanted)
+    except BadTar as error:
+        raise _refused(error) from None
 
 
-def _text(field: bytes) -> str:
-    return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
-
-
-def _read_extension(source: Input, size: int, at: int) -> bytes:
-    if size > MAX_EXTENSION:
-        raise input_invalid(f"the extended header at byte {at} announces {size} bytes; {MAX_EXTENSION} are allowed")
-    padded = -(-size // BLOCK) * BLOCK
-    data = source.read(padded)
-    if len(data) != padded:
-        raise input_invalid(f"the tar ends inside the extended header at byte {at}")
-    return data[:size]
-
-
-def _parse_pax(data: bytes, at: int) -> dict[str, str]:
-    """Records of the form length, space, keyword, "=", value, newline; the length counts the whole record."""
-    records = {}
-    position = 0
-    data = data.rstrip(b"\0")
-    while position < len(data):
-        space = data.find(b" ", position, position + MAX_DIGITS)
-        digits = data[position:space] if space >= 0 else b""
-        end = position + (int(digits) if digits.isdigit() else 0)
-        keyword, equals, value = data[space + 1 : end - 1].partition(b"=")
-        if not equals or not keyword or end > len(data) or data[end - 1 : end] != b"\n":
-            raise input_invalid(f"the PAX header at byte {at} is malformed")
-        records[_text(keyword)] = value.decode("utf-8", "surrogateescape")
-        position = end
-    if any(keyword.startswith("GNU.sparse.") for keyword in records):
-        raise input_invalid(f"the PAX header at byte {at} announces a sparse member, which is not supported")
-    return records
-
-
-def _pax_size(value: str, at: int) -> int:
-    if not (value.isascii() and value.isdigit() and len(value) < MAX_DIGITS):
-        raise input_invalid(f"the PAX header at byte {at} has an impossible size: {value[:40]!r}")
-    return int(value)
-
-
-def _refuse_global(records: dict[str, str], at: int) -> None:
-    """A comment for the whole archive is fine; one path or size for all members is an attack."""
-    if "path" in records or "size" in records:
-        raise input_invalid(f"the global PAX header at byte {at} sets path or size of every member")
-
-
-def _truncated(name: str, offset: int) -> JobFailed:
-    return input_invalid(f"the tar ends inside member {name!r} at byte {offset}: it is truncated")
+def _refused(error: BadTar) -> JobFailed:
+    return input_invalid(error.message, error.hint)

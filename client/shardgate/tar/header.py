@@ -7,17 +7,23 @@ block is refused.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from zlib import adler32
 
 from shardgate.tar.errors import BadTar
 
 BLOCK = 512
+SPACES = 8 * ord(" ")
+"""What the checksum's own field counts."""
 BASE_256, NEGATIVE = 0o200, 0o377
 """First byte of a number that is not written in octal digits."""
 TERMINATORS = frozenset(b" \0")
 OWNER, TIME, DEVICE = slice(100, 124), slice(136, 148), slice(329, 345)
 """Mode, owner and group; time; device numbers. Not needed, but a header where they are nonsense is none."""
+_USUAL_NUMBERS = re.compile(rb"(?:[0-7]{7}[ \0]){3}([0-7]{11})[ \0][0-7]{11}[ \0]([0-7]{6})[ \0]{2}")
+"""Mode, owner, group, size, time and checksum as most archivers write them."""
+_USUAL_DEVICES = frozenset((bytes(16), b"0000000\0" * 2, b"0000000 " * 2))
 USTAR = b"ustar\0"
 GNU_TYPES = frozenset(b"LKS")
 """Types in whose headers GNU tar uses the bytes of the prefix for other purposes."""
@@ -29,34 +35,43 @@ def parse_header(block: bytes, at: int) -> tuple[str, int, int]:
     Raises:
         BadTar: It is no header.
     """
-    # adler32's low half is 1 plus the sum modulo 65521, which 256 bytes can't reach: an exact sum, at C speed.
-    field = block[148:156]
-    total = (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - (adler32(field) & 0xFFFF) - 1
-    stated = _octal(field, "checksum", at)
-    if total + 8 * 32 != stated and _signed_sum(block) != stated:
+    numbers = _USUAL_NUMBERS.match(block, 100)
+    if numbers is not None and block[DEVICE] in _USUAL_DEVICES:
+        size, stated = int(numbers[1], 8), int(numbers[2], 8)
+    else:
+        size, stated = _unusual_numbers(block, at)
+    if block.isascii():
+        # adler32's low half is 1 plus the sum modulo 65521, which so few bytes below 128 can't reach: exact, and in C.
+        total = (adler32(block) & 0xFFFF) - (adler32(block[148:156]) & 0xFFFF) + SPACES
+    else:
+        total = (adler32(block[:256]) & 0xFFFF) + (adler32(block[256:]) & 0xFFFF) - 1
+        total += SPACES - (adler32(block[148:156]) & 0xFFFF)
+    if total != stated and _signed_sum(block) != stated:
         raise BadTar(f"the header at byte {at} has a wrong checksum")
-    if not (_are_numbers(block[OWNER], 8) and _are_numbers(block[DEVICE], 8)):
-        raise BadTar(f"the header at byte {at} has an impossible mode, owner or device")
-    if _number(block[TIME]) is None and block[TIME.start] != NEGATIVE:
-        raise BadTar(f"the header at byte {at} has an impossible time")
-    name = text_of(block[:100])
+    end = block.find(0, 0, 100)
+    name = block[:end] if end >= 0 else block[:100]
+    text = name.decode() if name.isascii() else name.decode("utf-8", "surrogateescape")
     kind = block[156]
     if block[345] and kind not in GNU_TYPES:
         if block[257:263] != USTAR:
             raise BadTar(f"the header at byte {at} has a prefix, and its format has none")
-        name = f"{text_of(block[345:500])}/{name}"
-    return name, _octal(block[124:136], "size", at), kind
+        text = f"{text_of(block[345:500])}/{text}"
+    return text, size, kind
+
+
+def _unusual_numbers(block: bytes, at: int) -> tuple[int, int]:
+    """Size and checksum of a header whose numbers are not all written as GNU tar writes them."""
+    stated = _octal(block[148:156], "checksum", at)
+    if not (_are_numbers(block[OWNER], 8) and _are_numbers(block[DEVICE], 8)):
+        raise BadTar(f"the header at byte {at} has an impossible mode, owner or device")
+    if not _are_numbers(block[TIME], 12):
+        raise BadTar(f"the header at byte {at} has an impossible time")
+    return _octal(block[124:136], "size", at), stated
 
 
 def text_of(field: bytes) -> str:
     """The text before the first NUL."""
-    end = field.find(0)
-    if end >= 0:
-        field = field[:end]
-    try:
-        return field.decode()
-    except UnicodeDecodeError:
-        return field.decode("utf-8", "surrogateescape")
+    return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
 
 
 def _octal(field: bytes, what: str, at: int) -> int:
@@ -94,4 +109,4 @@ def _are_numbers(fields: bytes, width: int) -> bool:
 def _signed_sum(block: bytes) -> int:
     """The checksum as some old archivers made it, of signed bytes."""
     signed = memoryview(block).cast("b")
-    return sum(signed[:148]) + 8 * 32 + sum(signed[156:])
+    return sum(signed[:148]) + SPACES + sum(signed[156:])

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 def split_name(name: str) -> tuple[str, str] | None:
     """Key and field of a member, None where it belongs to no sample."""
-    folder, slash, file = name.rpartition("/")
-    stem, dot, field = file.partition(".")
-    if not dot or not stem:
-        return None
-    return (folder + slash + stem if slash else stem), field
+    first = name.rfind("/") + 1
+    dot = name.find(".", first)
+    return (name[:dot], name[dot + 1 :]) if dot > first else None
 
 
 def is_meta(name: str) -> bool:

@@ -7,6 +7,8 @@ from shardgate.tar.errors import BadTar
 MAX_DIGITS = 19
 """Of a decimal number: more can't be a size or a length."""
 SPARSE = b"GNU.sparse."
+PLAIN = frozenset((b"path", b"linkpath", b"size"))
+NEWLINE = ord("\n")
 
 
 def parse_pax(data: bytes, at: int) -> dict[bytes, bytes]:
@@ -18,15 +20,16 @@ def parse_pax(data: bytes, at: int) -> dict[bytes, bytes]:
     records: dict[bytes, bytes] = {}
     position = 0
     data = data.rstrip(b"\0")
-    while position < len(data):
+    total = len(data)
+    while position < total:
         space = data.find(b" ", position, position + MAX_DIGITS)
         digits = data[position:space] if space >= 0 else b""
         end = position + (int(digits) if digits.isdigit() else 0)
         equals = data.find(b"=", space, end)
-        if not space + 1 < equals < end <= len(data) or data[end - 1 : end] != b"\n":
+        if not space + 1 < equals < end <= total or data[end - 1] != NEWLINE:
             raise BadTar(f"the PAX header at byte {at} is malformed")
         keyword = data[space + 1 : equals]
-        if keyword in {b"path", b"linkpath", b"size"} or keyword.startswith(SPARSE):
+        if keyword in PLAIN or keyword.startswith(SPARSE):
             records[keyword] = data[equals + 1 : end - 1]
         position = end
     return records
