@@ -86,7 +86,7 @@ class ServeSettings(Group):
         "takes 48 MiB. More uploads wait, and after `upload_stall_seconds` get 503 with Retry-After.",
     )
     upload_stall_seconds: float = Field(
-        60,
+        120,
         gt=0,
         description="Seconds for which an upload may wait for its sender, 64 KiB at a time, before it gets 408.",
     )
