@@ -14,6 +14,7 @@ from __future__ import annotations
 import mmap
 import os
 import struct
+import sys
 import time
 from dataclasses import dataclass
 from enum import IntEnum
@@ -175,9 +176,17 @@ class Scoreboard:
 
 
 def _map_file(file: Path, size: int) -> mmap.mmap:
-    """The file's bytes, or zeros where it has another size, as one of another number of workers has."""
-    with file.open("a+b") as stream:
-        if stream.seek(0, os.SEEK_END) != size:
-            stream.truncate(0)
-            stream.truncate(size)
-        return mmap.mmap(stream.fileno(), size)
+    """The file's bytes, or zeros where it has another size, as one of another number of workers has.
+
+    Its blocks are allocated first: on a full disk, the touch of a mapped page without one would be SIGBUS. Where that
+    fails, it is memory that ends with this process and its workers.
+    """
+    try:
+        with file.open("a+b") as stream:
+            if stream.seek(0, os.SEEK_END) != size:
+                stream.truncate(0)
+            os.posix_fallocate(stream.fileno(), 0, size)
+            return mmap.mmap(stream.fileno(), size)
+    except OSError as error:
+        print(f"the scoreboard is kept in memory: {error}", file=sys.stderr, flush=True)
+        return mmap.mmap(-1, size)

@@ -23,10 +23,13 @@ from prometheus_client import (
     values,
 )
 
+from shardgate_gateway.metrics_files import AllocatedDict
+
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 WORKER_NUMBER = "SHARDGATE_WORKER_NUMBER"
 
 if MULTIPROCESS_DIR in os.environ and WORKER_NUMBER in os.environ:
+    values.MmapedDict = AllocatedDict  # type: ignore[attr-defined]
     values.ValueClass = values.MultiProcessValue(lambda: os.environ[WORKER_NUMBER])  # type: ignore[no-untyped-call]
 
 REQUESTS = Counter("shardgate_http_requests", "Requests answered.", ["route", "status"])

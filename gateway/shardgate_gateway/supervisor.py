@@ -61,9 +61,15 @@ def run(settings: Settings) -> int:
 
 @contextlib.contextmanager
 def metrics_folder() -> Iterator[tuple[str, int]]:
-    """A folder for the workers' counts, and the descriptor that says that it is in use."""
-    _remove_unused_folders()
-    with tempfile.TemporaryDirectory(prefix=METRICS_PREFIX, ignore_cleanup_errors=True) as folder:
+    """A folder for the workers' counts, and the descriptor that says that it is in use. Raises LocalStorageError."""
+    try:
+        _remove_unused_folders()
+        temporary = tempfile.TemporaryDirectory(prefix=METRICS_PREFIX, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise LocalStorageError(
+            f"can't make a folder for metrics: {error}", hint="make room in the folder for temporary files, see TMPDIR"
+        ) from error
+    with temporary as folder:
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)

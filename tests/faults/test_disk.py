@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
@@ -164,6 +165,26 @@ def test_a_full_disk_costs_the_cache_not_the_reader(start_gateway, folder, tiny_
         result = curl(gateway.url("file://b", "large.tar", transform_id=etl.uuid))
         assert (result.exit, result.status) == (0, 200)
     assert curl(gateway.url("file://b", "large.tar", transform_id=etl.uuid)).body == result.body
+
+
+def test_a_disk_without_a_free_block_ends_no_process(start_gateway, folder, tiny_disk, monkeypatch):
+    """Neither that of the cache, nor that of temporary files, where metrics are counted: memory maps of files without
+    blocks would be SIGBUS."""
+    (folder / "a.tar").write_bytes(shard(20))
+    monkeypatch.setenv("TMPDIR", str(tiny_disk))
+    settings = {"cache.dir": str(tiny_disk / "cache"), "cache.capacity_bytes": 1 << 30}
+    gateway = start_gateway({"file://b": folder}, workers=2, settings=settings)
+    etl = WDTransform(gateway.client, first_half, "half", "", cache="auto")
+    with (tiny_disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1 << 12))
+    workers = gateway.workers()
+    for seed in range(12):
+        url = gateway.url("file://b", "a.tar", transform_id=etl.uuid, seed=seed)
+        assert [curl(url).status for _ in range(2)] == [200, 200]
+    for path in ("/v1/buckets", "/v1/cache", "/metrics", "/readyz", "/v1/objects/b/nothing", "/v1/transforms"):
+        assert curl(gateway.endpoint + path).status in {200, 404}
+    assert gateway.workers() == workers
 
 
 def test_running_out_of_descriptors_refuses_some_and_harms_none(start_gateway, folder):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ from shardgate_runtime.scoreboard import DEATHS, KILLED_TOGETHER, Death, Scorebo
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 DEATH = Death(3, "a/ä", "killed by SIGSEGV", deterministic=True)
 
@@ -85,3 +88,27 @@ def test_deaths_are_put_in_words() -> None:
     assert describe_death(15) == ("killed by SIGTERM", False)
     assert describe_death(3 << 8) == ("exit code 3", True)
     assert describe_death(64 - 2) == ("killed by signal 62", False)
+
+
+def test_a_scoreboard_on_a_full_disk_is_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A map of a file without blocks would be SIGBUS for the runtime."""
+
+    def refuse(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    board = Scoreboard(2, tmp_path / "board")
+    board.slots[1].begin_sample(3, "key")
+    assert board.slots[1].sample()[2] == "key"
+
+
+def test_every_page_of_a_scoreboard_has_its_block_before_it_is_touched(tmp_path: Path) -> None:
+    file = tmp_path / "board"
+    for workers in (2, 40):
+        Scoreboard(workers, file)
+        assert file.stat().st_blocks * 512 >= file.stat().st_size
+    size = file.stat().st_size
+    os.truncate(file, 0)
+    os.truncate(file, size)
+    Scoreboard(40, file)
+    assert file.stat().st_blocks * 512 >= file.stat().st_size

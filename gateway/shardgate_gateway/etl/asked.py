@@ -1,13 +1,14 @@
 """Which results were asked for before, remembered cheaply by all processes of a node.
 
-A hash table in a shared file of fixed size, mapped into memory: one slot per hash, eight bytes of another part of the
-hash in it. A newer result may push an older one out of its slot; then the older one counts as not asked for yet, and is
-computed once more before it is kept. Nothing is locked, flushed or repaired: wrong answers cost time, not bytes.
+A hash table in a shared file of fixed size: one slot per hash, eight bytes of another part of the hash in it. A newer
+result may push an older one out of its slot; then the older one counts as not asked for yet, and is computed once more
+before it is kept. Nothing is locked, flushed or repaired: wrong answers cost time, not bytes. It is read and written by
+system calls, since a full disk turns the touch of a memory map into SIGBUS; here it means that nothing is remembered.
 """
 
 from __future__ import annotations
 
-import mmap
+import logging
 import os
 import struct
 from typing import TYPE_CHECKING
@@ -18,26 +19,42 @@ if TYPE_CHECKING:
 SLOTS = 1 << 16
 _SLOT = struct.Struct("=Q")
 
+log = logging.getLogger(__name__)
+
 
 class Asked:
-    """The table in `path`, made if it is not there."""
+    """The table in `path`, made if it is not there; in memory of this process where it can't be made."""
 
     def __init__(self, path: Path) -> None:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(descriptor, SLOTS * _SLOT.size)
-            self._slots = mmap.mmap(descriptor, SLOTS * _SLOT.size)
-        finally:
-            os.close(descriptor)
+            self._file = _open(path)
+        except OSError as error:
+            log.warning("what is asked for is remembered by each process alone: %s", error)
+            self._file = os.memfd_create("asked", os.MFD_CLOEXEC)
 
     def add(self, name: str) -> bool:
         """Remember a name of at least 24 hex digits. True if it was there already."""
         place = int(name[:8], 16) % SLOTS * _SLOT.size
-        mark = int(name[8:24], 16)
-        if _SLOT.unpack_from(self._slots, place)[0] == mark:
-            return True
-        _SLOT.pack_into(self._slots, place, mark)
+        mark = _SLOT.pack(int(name[8:24], 16))
+        try:
+            if os.pread(self._file, _SLOT.size, place) == mark:
+                return True
+            os.pwrite(self._file, mark, place)
+        except OSError:  # the disk is full or failing: nothing could be kept there, either
+            pass
         return False
 
     def close(self) -> None:
-        self._slots.close()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def _open(path: Path) -> int:
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(file, SLOTS * _SLOT.size)
+    except OSError:
+        os.close(file)
+        raise
+    return file

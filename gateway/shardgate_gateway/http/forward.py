@@ -115,7 +115,11 @@ class Forwarder:
             await bucket.aclose()
 
     def is_from_peer(self, call: Call) -> bool:
-        return self._credentials.are_good(call.headers.get(wire.FORWARDED_HEADER))
+        return self.is_peer(call.headers)
+
+    def is_peer(self, headers: Mapping[str, str]) -> bool:
+        """Whether these headers prove that a gateway of this cluster asks."""
+        return self._credentials.are_good(headers.get(wire.FORWARDED_HEADER))
 
     def heat_line(self, thing: str) -> str:
         """Count a request that another gateway passed on; the header line that the answer gets if the object is hot."""

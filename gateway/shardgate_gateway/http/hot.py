@@ -6,6 +6,9 @@ written to the transport at once, and everything else goes on to aiohttp untouch
 nothing here waits: if any doubt remains (a condition, a range, an earlier answer still in the buffer, a wrong token, a
 body, a name that is not cached), the ordinary path decides.
 
+The token is looked at first, and a request target is remembered only once it was answered from here, so who may not
+read, or asks for what is not there, fills no memory.
+
 It stands on aiohttp's connection internals (`_parser`, `_waiter`, `_messages`, `_next_keepalive_close_time`);
 `tests/gateway/http/test_hot.py` fails when they change.
 """
@@ -13,7 +16,7 @@ It stands on aiohttp's connection internals (`_parser`, `_waiter`, `_messages`, 
 from __future__ import annotations
 
 import asyncio
-from functools import lru_cache
+from collections import OrderedDict
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -47,8 +50,10 @@ NEEDS_THOUGHT = (
 )
 JOIN_BYTES = 16 << 10
 """Up to here copying head and body into one buffer is cheaper than a second one."""
-SOURCES = 65536
-"""Request targets whose source is remembered, per process."""
+TARGETS_BYTES = 16 << 20
+"""Memory for request targets whose source is remembered, per process."""
+TARGET_BYTES = 1024
+"""Memory of a remembered source beside its target."""
 TALLY_SECONDS = 1.0
 
 _FIELDS = f"Accept-Ranges: bytes\r\n{wire.CACHE_HEADER}: hit\r\n"
@@ -67,7 +72,8 @@ class HotPath:
         self._forwarder = service.forwarder
         self._keepalive = service.settings.serve.keepalive_seconds
         self._loop = asyncio.get_running_loop()
-        self._source = lru_cache(SOURCES)(self._find_source)
+        self._sources: OrderedDict[str, Source] = OrderedDict()
+        self._sources_bytes = 0
         self._answers = 0
         self._bytes = 0
 
@@ -87,10 +93,8 @@ class HotPath:
         for name in NEEDS_THOUGHT:
             if name in headers:
                 return False
-        source = self._source(message.path)
-        if source is None or not self._may_read(headers, source):
-            return False
-        if self._forwarder is not None and not self._forwarder.peers.serves(source.entry_name):
+        source = self._readable(message.path, headers)
+        if source is None:
             return False
         reading = self._service.cache.lookup(source)
         if reading is None:
@@ -99,8 +103,9 @@ class HotPath:
         reading.aclose()
         if content is None:
             return False
+        self._remember(message.path, source)
         more = _FIELDS
-        if self._forwarder is not None and wire.FORWARDED_HEADER in headers:
+        if self._forwarder is not None and self._forwarder.is_peer(headers):
             more += self._forwarder.heat_line(source.entry_name)
         top = head(
             HTTPStatus.OK,
@@ -118,11 +123,27 @@ class HotPath:
         self._count(len(content))
         return True
 
-    def _may_read(self, headers: CIMultiDictProxy[str], source: Source) -> bool:
+    def _readable(self, raw: str, headers: CIMultiDictProxy[str]) -> Source | None:
+        """The source of an object that this gateway serves, and that whoever asks may read."""
         try:
-            return authenticate(headers, self._tokens).allows(READ, source.label)
+            grant = authenticate(headers, self._tokens)
         except Unauthenticated:
-            return False
+            return None
+        source = self._sources.get(raw) or self._find_source(raw)
+        if source is None or not grant.allows(READ, source.label):
+            return None
+        if self._forwarder is not None and not self._forwarder.peers.serves(source.entry_name):
+            return None
+        return source
+
+    def _remember(self, raw: str, source: Source) -> None:
+        if raw in self._sources:
+            return
+        self._sources[raw] = source
+        self._sources_bytes += 2 * len(raw) + TARGET_BYTES
+        while self._sources_bytes > TARGETS_BYTES:
+            oldest, _ = self._sources.popitem(last=False)
+            self._sources_bytes -= 2 * len(oldest) + TARGET_BYTES
 
     def _find_source(self, raw: str) -> Source | None:
         try:

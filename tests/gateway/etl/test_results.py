@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -209,6 +210,29 @@ async def test_copies_of_results_hold_bounded_memory(tmp_path: Path) -> None:
             await stream.aclose()
         assert kept.results._held == 0
         reading.aclose()
+
+
+def test_a_full_disk_costs_asked_its_memory_and_nobody_an_error(tmp_path: Path) -> None:
+    """Not by a memory map, whose touch would be SIGBUS there."""
+    asked = Asked(tmp_path / "asked")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        assert not asked.add("0000000a" * 8)
+        assert not asked.add("0000000a" * 8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not asked.add("0000000a" * 8)
+    assert asked.add("0000000a" * 8)
+    asked.close()
+
+
+def test_asked_needs_no_file(tmp_path: Path) -> None:
+    asked = Asked(tmp_path / "no folder" / "asked")
+    assert not asked.add("0000000a" * 8)
+    assert asked.add("0000000a" * 8)
+    asked.close()
+    asked.close()
 
 
 def test_asked_remembers_what_it_can_and_never_more(tmp_path: Path) -> None:

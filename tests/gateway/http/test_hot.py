@@ -8,13 +8,19 @@ from __future__ import annotations
 import re
 import socket
 import time
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import pytest
-from gateway_process import eventually
+from gateway_process import eventually, running_gateway
 from readers import Answer, curl, parse_head
 
+from shardgate_gateway.http.hot import HotPath
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from gateway_process import GatewayProcess
 
 PATH = "/v1/objects/fixed/small"
@@ -150,3 +156,46 @@ def test_a_pipelining_client_that_does_not_read_is_not_answered_without_end(
             time.sleep(0.0001)
     assert gateway.memory() < before + 30_000_000
     assert sent > 0
+
+
+@pytest.fixture
+def flooded(tmp_path: Path) -> Iterator[GatewayProcess]:
+    """Only its administrator may read."""
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "small").write_bytes(b"x" * 4096)
+    with running_gateway(
+        tmp_path, {"file://b": tmp_path / "files"}, settings={"serve.token": "secret"}, workers=1
+    ) as gateway:
+        yield gateway
+
+
+def flood(gateway: GatewayProcess, count: int, *headers: str) -> set[int]:
+    """Requests for as many long targets, on one connection; the statuses that came back."""
+    statuses = set()
+    with socket.create_connection(("127.0.0.1", gateway.port)) as client:
+        client.settimeout(20)
+        for number in range(count):
+            statuses.add(ask(client, *headers, path=f"/v1/objects/b/{number:06d}{'y' * 4000}").status)
+    return statuses
+
+
+@pytest.mark.parametrize(("header", "status"), [("X-None: 1", 401), ("Authorization: Bearer secret", 400)])
+def test_targets_that_nobody_may_read_or_that_name_nothing_fill_no_memory(
+    flooded: GatewayProcess, header: str, status: int
+) -> None:
+    assert flood(flooded, 200, header) == {status}
+    before = flooded.memory()
+    assert flood(flooded, 3000, header) == {status}
+    assert flooded.memory() < before + 8_000_000
+
+
+def test_other_spellings_of_one_object_fill_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    hot = HotPath.__new__(HotPath)
+    hot._sources, hot._sources_bytes = OrderedDict(), 0
+    monkeypatch.setattr("shardgate_gateway.http.hot.TARGETS_BYTES", 100_000)
+    for number in range(1000):
+        for _ in range(2):
+            hot._remember(f"/v1/objects/b/{number:06d}{'z' * 1000}", object())
+    assert 20 < len(hot._sources) < 40
+    assert f"/v1/objects/b/000999{'z' * 1000}" in hot._sources
+    assert hot._sources_bytes <= 100_000
