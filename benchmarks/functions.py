@@ -28,6 +28,12 @@ def val_uint8(sample: dict[str, Any]) -> dict[str, Any]:
     return sample
 
 
+def next_class(sample: dict[str, Any]) -> dict[str, Any]:
+    """Changes the label and leaves the photograph alone."""
+    sample["cls"] += 1
+    return sample
+
+
 def nap(sample: dict[str, Any]) -> dict[str, Any]:
     """Waits as for a disk or a service, and computes nothing."""
     time.sleep(NAP_SECONDS)

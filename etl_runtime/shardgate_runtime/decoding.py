@@ -1,10 +1,12 @@
 """Fields of samples decoded by webdataset's own decoder, one at a time, when they are read.
 
 A function sees what it would see after `WebDataset(...).decode(spec)`. A picture that a function reads (often only to
-look at its size) and hands on as it is would be encoded anew for nothing, and lose quality, bit depth or palette. So
-the decoder remembers which object it made of which bytes; at the end the bytes are decoded once more, and if the
-picture is still the same, they are written instead. That costs less than encoding, and a function that puts something
-else in the picture's place pays nothing. Other values are cheap to encode and lose nothing by it.
+look at its size) and hands on as it is would lose quality, bit depth, palette and orientation if it were encoded anew.
+So the decoder remembers which object it made of which bytes; at the end the bytes are decoded once more, and if the
+picture is still the same, they are written instead. A function that puts something else in the picture's place pays
+nothing for that. One that hands it on pays a decoding in place of an encoding: less for PNG, 0.7 ms more for a
+photograph of 100 KB, whose JPEG would be a third larger, and worse. To remember the pixels instead would cost all who
+read them. Other values are cheap to encode and lose nothing by it.
 """
 
 from __future__ import annotations

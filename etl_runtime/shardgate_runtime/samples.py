@@ -25,13 +25,13 @@ from shardgate_runtime import pytree
 from shardgate_runtime.decoding import HINT, make_decoder
 from shardgate_runtime.encoding import Encoder
 from shardgate_runtime.failures import JobFailed, SampleFailed, SampleTimeout, describe, type_name, user_traceback
-from shardgate_runtime.lazy_sample import stored
+from shardgate_runtime.lazy_sample import Unread, stored
 from shardgate_runtime.orphans import one_process
 from shardgate_runtime.output_names import Keys, check_names
 from shardgate_runtime.tar_writer import encode_sample
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
     from shardgate_runtime.package import TransformFunction
@@ -56,8 +56,8 @@ class Clock:
             signal.signal(signal.SIGALRM, self._ring)
 
     @contextmanager
-    def sample(self, index: int, key: str, fields: Iterable[str] = ()) -> Iterator[None]:
-        """Run user code under the limit; whatever it raises is a `SampleFailed`. `fields` are those of the sample."""
+    def sample(self, index: int, key: str, fields: Callable[[], dict[str, Any]] = dict[str, Any]) -> Iterator[None]:
+        """Run user code under the limit; whatever it raises is a `SampleFailed`. `fields` gives those it has."""
         self._slot.begin_sample(index, key)
         try:
             if self._timeout:
@@ -86,26 +86,41 @@ class Clock:
             raise SampleTimeout
 
 
-def _user_failure(error: BaseException, fields: Iterable[str]) -> SampleFailed:
-    hint = _hint(error, fields)
-    if isinstance(error, MemoryError):
+def _user_failure(error: BaseException, fields: Callable[[], dict[str, Any]]) -> SampleFailed:
+    exhausted = issubclass(type(error), MemoryError)  # `isinstance` may run code of the error's class
+    if exhausted:
         traceback.clear_frames(error.__traceback__)  # what filled the memory is still in their locals
-    return SampleFailed(describe(error), hint, user_traceback(error), exhausted=isinstance(error, MemoryError))
+        hint = "the sample needs more memory than a worker may use (setting etl.memory_bytes)"
+    else:
+        try:
+            hint = _hint(error, fields())
+        except BaseException:  # noqa: BLE001 (user code again: properties of an exception)
+            hint = ""
+    return SampleFailed(describe(error), hint, user_traceback(error), exhausted=exhausted)
 
 
-def _hint(error: BaseException, fields: Iterable[str]) -> str:
-    if isinstance(error, MemoryError):
-        return "the sample needs more memory than a worker may use (setting etl.memory_bytes)"
+def _hint(error: BaseException, fields: dict[str, Any]) -> str:
     if isinstance(error, ImportError):
         return "it has to be installed where the workers run; `requirements` names what is not found by itself"
     missing = error.args[0] if isinstance(error, KeyError) and error.args else None
-    names = sorted(name for name in fields if name[:2] != "__")
-    if names and isinstance(missing, str) and missing not in names:
-        return f"the sample has the fields {safe_line(', '.join(names[:NAMED_FIELDS]))}"
+    if fields and isinstance(missing, str) and missing not in fields:
+        return f"the sample has the fields {_shown(fields)}"
     text = describe(error)
     if "image file is truncated" in text or "DecompressionBomb" in text:
         return HINT
     return ""
+
+
+def _shown(fields: dict[str, Any]) -> str:
+    """Names of fields, and why the first one that can't be decoded can't."""
+    names = sorted(name for name in fields if name[:2] != "__")
+    text = safe_line(", ".join(names[:NAMED_FIELDS]))
+    for value in fields.values():
+        try:
+            value.read() if isinstance(value, Unread) else None
+        except SampleFailed as error:
+            return f"{text}; {error.message}"
+    return text
 
 
 class SampleProcessor:
@@ -143,9 +158,10 @@ class SampleProcessor:
         """
         stats, decoder = self._stats, self._decode
         pieces: list[Piece] = []
-        url, fields = raw.fields.get("__url__", ""), list(raw.fields)
-        may_be_empty = all(field[:1] == "_" for field in fields)
-        with self._clock.sample(raw.index, raw.key, fields):
+        url = raw.fields.get("__url__", "")
+        may_be_empty = all(field[:1] == "_" for field in raw.fields)
+        sample: dict[str, Any] = {}
+        with self._clock.sample(raw.index, raw.key, lambda: stored(sample)):
             start = time.perf_counter()
             decoder.seconds = 0.0
             self._seeds.apply(raw.index)

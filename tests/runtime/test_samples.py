@@ -209,8 +209,13 @@ def test_a_switch_of_pillow_that_is_missing_in_the_worker_is_hinted_at_where_the
 
 def test_a_key_that_the_sample_does_not_have_is_answered_with_those_that_it_has() -> None:
     with pytest.raises(SampleFailed, match="KeyError: 'jpeg'") as caught:
-        run(lambda sample: sample["jpeg"], jpg=b"x", cls=b"7")
+        run(lambda sample: sample["jpeg"], jpg=FIELDS["jpg"], cls=b"7")
     assert caught.value.hint == "the sample has the fields cls, jpg"
+    with pytest.raises(SampleFailed, match="KeyError: 'jpeg'") as caught:
+        run(lambda sample: sample["jpeg"], jpg=b"x", cls=b"7")
+    assert caught.value.hint.startswith(
+        "the sample has the fields cls, jpg; field 'jpg' can't be decoded as 'pil': Unid"
+    )
 
 
 def test_a_module_that_is_missing_is_hinted_at() -> None:
@@ -289,3 +294,23 @@ def test_a_sample_kept_from_an_earlier_call_can_be_read_and_written() -> None:
     assert members["b.before.cls"] == b"1"
     assert members["b.before.jpg"] == fields["jpg"]
     assert members["b.before.png"] == fields["png"]
+
+
+def test_an_exception_that_lies_about_itself_is_a_failure_of_its_sample_like_any_other() -> None:
+    class Liar(KeyError):
+        @property
+        def __class__(self) -> Any:
+            raise SystemExit
+
+        @property
+        def args(self) -> Any:
+            raise SystemExit
+
+        def __str__(self) -> str:
+            raise KeyboardInterrupt
+
+    def lie(_sample: Any) -> Any:
+        raise Liar
+
+    with pytest.raises(SampleFailed, match="Liar: <a Liar whose text can't be made"):
+        run(lie, cls=b"7")
