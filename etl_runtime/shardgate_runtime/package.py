@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
 from packaging.requirements import InvalidRequirement, Requirement
 
-from shardgate import wire
+from shardgate import unpickling, wire
 from shardgate.arguments import args_style
 from shardgate_runtime.failures import StartupError, describe, user_traceback
 from shardgate_runtime.generators import generators
@@ -81,7 +80,7 @@ def load_package(path: Path, transform_id: str) -> Package:
     _check_requirements(manifest.requirements)
     try:
         with one_process(), seeded_by(transform_id):
-            target = cloudpickle.loads(function)
+            target = unpickling.loads(function)
     except BaseException as error:
         raise _user_error("loading the function failed", error) from error
     return Package(transform_id, manifest, target)
