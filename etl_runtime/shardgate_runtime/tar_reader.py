@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from shardgate.tar import BadTar, Scanner, split_name
-from shardgate.tar.errors import shown
+from shardgate.tar.errors import NOT_SPARSE, shown
 from shardgate.tar.names import is_meta
 from shardgate.tar.scanner import FILE, FOLDER, HARD_LINK, LABEL, SPARSE, SYMLINK, truncated
 from shardgate_runtime.compressed import DecompressedInput, open_archive
@@ -51,7 +51,7 @@ LINK_HINT = "make the shard with `tar --dereference --hard-dereference`, which s
 KIND_HINTS = {
     HARD_LINK: LINK_HINT,
     SYMLINK: LINK_HINT,
-    SPARSE: "make the shard without --sparse (-S), which stores files as they are",
+    SPARSE: NOT_SPARSE,
 }
 
 

@@ -202,6 +202,12 @@ def test_a_job_continues_a_compressed_shard_at_every_checkpoint(runtime: Runtime
         assert whole.output[at:] == rest.output
 
 
+def test_a_job_that_continues_knows_the_keys_before_its_place(runtime: Runtime) -> None:
+    shard = tar_of([("0.cls", b"1"), ("1.cls", b"2"), ("2.cls", b"3"), ("0.txt", b"x")])
+    rest = runtime.run(shard, sample=2, input=2048, output=2048)
+    assert "sample '0' began at byte 0, and '0.txt' at byte 3072 belongs to it" in rest.failure.message
+
+
 @pytest.mark.parametrize(
     ("shard", "samples", "problem"),
     [

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import subprocess
 import tarfile
 from contextlib import suppress
 
@@ -320,6 +321,27 @@ def test_a_sparse_member_of_pax_is_not_read_as_if_it_were_plain() -> None:
     (sample,) = our_samples(data)
     assert "sparse" in sample.problem
     assert "--sparse" in sample.hint
+
+
+@pytest.mark.parametrize("tar_format", ["gnu", "posix", "--sparse-version=0.0", "--sparse-version=0.1"])
+@pytest.mark.parametrize("pieces", [2, 40])
+def test_sparse_files_of_gnu_tar_are_a_problem_of_the_sample_or_refused_by_name(tmp_path, tar_format, pieces) -> None:
+    with (tmp_path / "a.bin").open("wb") as file:
+        for piece in range(pieces):
+            file.seek(piece << 20)
+            file.write(b"x" * 4096)
+    (tmp_path / "a.cls").write_bytes(b"1")
+    form = ["--format=posix", tar_format] if tar_format.startswith("--") else [f"--format={tar_format}"]
+    command = ["tar", "-S", *form, "-C", str(tmp_path), "-cf", "-", "a.bin", "a.cls"]
+    data = subprocess.run(command, check=True, capture_output=True).stdout
+    assert len(data) < pieces << 20, "it is stored as a sparse file"
+    if tar_format == "gnu" and pieces > 4:
+        assert "the sparse file 'a.bin' at byte 0 has many holes" in problem_of(data)
+    else:
+        (sample,) = our_samples(data)
+        assert (sample.key, sample.fields["cls"]) == ("a", b"1")
+        assert "member 'a.bin' at byte 0 is a sparse file" in sample.problem
+        assert "--sparse" in sample.hint
 
 
 def test_archives_that_were_joined_give_all_their_samples() -> None:

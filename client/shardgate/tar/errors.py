@@ -5,6 +5,7 @@ from __future__ import annotations
 from shardgate.text import safe_line
 
 DAMAGED = "it is not a whole, well-formed tar; `tar -tf` says more; make it or upload it again"
+NOT_SPARSE = "make the tar without --sparse (-S), so that files are stored as they are"
 MAX_SHOWN = 200
 """Characters of a member's name in a message."""
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from shardgate.tar.errors import BadTar, shown
+from shardgate.tar.errors import NOT_SPARSE, BadTar, shown
 from shardgate.tar.header import BLOCK, parse_header, text_of
 from shardgate.tar.pax import SPARSE as PAX_SPARSE
 from shardgate.tar.pax import parse_pax, refuse_global, size_of
@@ -35,6 +35,10 @@ REGULAR = frozenset(b"07")
 WITHOUT_DATA = frozenset(b"123456")
 """Links, devices, folders and FIFOs: their size field, if any, is not followed by data."""
 FILE, HARD_LINK, SYMLINK, FOLDER, SPARSE, LABEL = "file", "hard link", "symbolic link", "folder", "sparse file", "label"
+GNU_SPARSE = ord("S")
+IS_EXTENDED = 482
+"""Byte of a sparse file's header that says that its map goes on where data would be."""
+SPARSE_NAME = b"GNU.sparse.name"
 LINKS = frozenset(b"12")
 KINDS = {
     **dict.fromkeys(b"\x0070", FILE),
@@ -89,8 +93,8 @@ class _Extended:
 
     def take(self, records: dict[bytes, bytes], at: int) -> None:
         """Take the records of the PAX header at byte `at`."""
-        if self.name is None and b"path" in records:
-            self.name = _name(records[b"path"], at).rstrip("/")
+        if self.name is None and (path := records.get(SPARSE_NAME, records.get(b"path"))) is not None:
+            self.name = _name(path, at).rstrip("/")
         if self.link is None and b"linkpath" in records:
             self.link = _name(records[b"linkpath"], at)
         if self.size is None and b"size" in records:
@@ -166,6 +170,8 @@ class Scanner:
             size = size if extended.size is None else extended.size
             link = link if extended.link is None else extended.link
             what = SPARSE if extended.is_sparse and what == FILE else what
+        if what == SPARSE and kind == GNU_SPARSE and header[IS_EXTENDED]:
+            raise BadTar(f"the sparse file {shown(name)} at byte {self._offset} has many holes", NOT_SPARSE)
         if kind in WITHOUT_DATA:
             size = 0
         elif not kind and name.endswith("/"):  # V7 has no type for folders
