@@ -135,7 +135,10 @@ class CacheSettings(Group):
     high_watermark: float = Field(0.95, gt=0, le=1, description="Share of the capacity at which eviction begins.")
     low_watermark: float = Field(0.85, gt=0, le=1, description="Share of the capacity at which eviction stops.")
     memory_bytes: int = Field(
-        64 * MIB, ge=0, description="Bytes of small objects that each worker process keeps in memory."
+        64 * MIB,
+        ge=0,
+        description="Bytes of small objects and tar indexes that each worker process keeps in memory; each of them "
+        "counts a KiB more.",
     )
     memory_object_bytes: int = Field(256 << 10, ge=0, description="Bytes of the largest object kept in memory.")
     verify: Literal["first", "always", "never"] = Field(

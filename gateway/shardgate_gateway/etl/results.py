@@ -72,6 +72,8 @@ class ResultSource(Source):
     whatever is made of them.
     """
 
+    recomputed = True
+
     def __init__(
         self,
         relay: Relay,

@@ -7,6 +7,7 @@ import json
 import socket
 import tarfile
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 from gateway_process import eventually, running_gateway
@@ -18,6 +19,7 @@ from shardgate_gateway.etl.options import TransformOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from gateway_process import GatewayProcess
     from readers import Answer
@@ -167,6 +169,32 @@ def test_a_range_of_a_result_that_is_not_kept_yet_is_computed_and_cut(gateway: G
     part = get(gateway, "ranged", "-r", "512-1023", seed=5)
     assert part.status == 206
     assert part.body == get(gateway, "ranged", seed=5).body[512:1024]
+
+
+def dawdle(sample: dict[str, Any], args: str) -> dict[str, Any]:
+    import time
+
+    with open(args, "a") as calls:  # noqa: PTH123
+        calls.write("x")
+    time.sleep(0.5)
+    return sample
+
+
+@pytest.mark.parametrize("policy", ["auto", "always"])
+@pytest.mark.parametrize("part", ["Range: bytes=0-9", "archpath=0039.txt"])
+def test_a_result_is_not_computed_to_its_end_for_a_reader_that_left(
+    gateway: GatewayProcess, tmp_path: Path, policy: str, part: str
+) -> None:
+    record = registered(gateway, dawdle, f"cache={policy}", name="dawdle")
+    calls = tmp_path / "calls"
+    url = urlsplit(gateway.url("gcp://data", "a.tar", transform_id=record["id"], args=str(calls)))
+    query, header = (f"{url.query}&{part}", "Accept: *") if "=0039" in part else (url.query, part)
+    with socket.create_connection((url.hostname, url.port)) as reader:
+        reader.sendall(f"GET {url.path}?{query} HTTP/1.1\r\nHost: g\r\n{header}\r\n\r\n".encode())
+        eventually(calls.exists, what="the beginning of the result")
+    counts = f"{gateway.endpoint}/v1/cache"
+    eventually(lambda: json.loads(curl(counts).body)["filling"] == 0, what="the end of the fetch")
+    assert calls.stat().st_size < SAMPLES
 
 
 def test_a_result_that_is_never_kept_comes_whole_also_for_a_range(gateway: GatewayProcess) -> None:
