@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
 import types
 from collections import deque
 from itertools import islice
@@ -153,8 +154,10 @@ def _slots(kind: type) -> tuple[Step, ...]:
 
 
 def _own(thing: Any) -> Any:
+    """Its `__dict__`; of a `threading.local` that of this thread, which `object` can't get at."""
+    base = threading.local if issubclass(type(thing), threading.local) else object
     try:
-        return object.__getattribute__(thing, "__dict__")
+        return base.__getattribute__(thing, "__dict__")
     except (AttributeError, TypeError):
         return {}
 

@@ -5,6 +5,7 @@ import collections
 import functools
 import random
 import sys
+import threading
 import types
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,7 +67,8 @@ drawing = np.random.default_rng(7).random
 drawing_plain = random.Random(7).random
 wrapped = functools.partial(lambda generator, _: generator.random(), random.Random(7))
 spaces = types.SimpleNamespace(inner=types.SimpleNamespace(rng=random.Random(7)))
-late = None
+per_thread = threading.local()
+per_thread.rng = random.Random(7)
 
 
 class Slots:
@@ -136,6 +138,7 @@ REACHED = {
     "bound method": lambda _: drawing_plain(),
     "partial": lambda _: wrapped(None),
     "attributes": lambda _: spaces.inner.rng.random(),
+    "local of a thread": lambda _: per_thread.rng.random(),
     "slots": lambda _: slots.rng.random(),
     "class": lambda _: Class.rng.rand(),
     "dataclass": lambda _: data.rng.random(),
