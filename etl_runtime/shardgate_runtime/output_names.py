@@ -7,22 +7,19 @@ are one sample. So a key such as "img_1.jpg", "" or "cat" for every sample would
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from shardgate.tar.names import is_meta, split_name
 from shardgate.text import safe_line
 from shardgate_runtime.failures import SampleFailed
 
-MAX_NAME = 32 << 10
-"""Characters of a member's name; a reader that takes no longer headers than need be still takes it."""
+MAX_NAME = 8 << 10
+"""Characters of a key, and of a field: both together fit in the longest name that is read (`tar.scanner.MAX_NAME`)."""
 RECENT = 1 << 16
 """Keys that are looked up in a set before they are sorted away: a set takes ten times their size."""
-
-_PARTS = re.compile(r"((?:.*/)?[^.]+)\.([^/]*)")
-_META = re.compile(r"__[^/]*__(?:$|/)")
 
 
 def check_names(sample: dict[str, Any]) -> None:
@@ -32,7 +29,7 @@ def check_names(sample: dict[str, Any]) -> None:
         _check_key(key)
     written = [field for field in sample if field[:1] != "_"]
     for field in written:
-        if not _is_field(field) or (key[:2] == "__" and _is_meta(f"{key}.{field}")):
+        if not _is_field(field) or (key[:2] == "__" and is_meta(f"{key}.{field}")):
             raise SampleFailed(
                 f"the function returned a sample with the field {_shown(field)}, which does not read back",
                 "fields are file extensions like 'jpg' or 'left.jpg', without slashes",
@@ -46,17 +43,19 @@ def check_names(sample: dict[str, Any]) -> None:
 
 def _is_plain(key: str) -> bool:
     """Whether a look suffices, as it does for most keys."""
-    return key.isascii() and "." not in key and "\0" not in key and key[:2] != "__" and 0 < len(key) < MAX_NAME
+    if "." in key or "\0" in key or "__" in key or key[-1:] == "/":
+        return False
+    return key.isascii() and 0 < len(key) < MAX_NAME
 
 
 def _check_key(key: str) -> None:
-    parts = _PARTS.fullmatch(f"{key}.x")
-    if parts and parts[1] == key and not _is_meta(f"{key}.x") and "\0" not in key and _survives(key):
+    parts = split_name(f"{key}.x")
+    if parts and parts[0] == key and not is_meta(f"{key}.x") and "\0" not in key and _survives(key):
         if len(key) < MAX_NAME:
             return
         problem = f"is longer than {MAX_NAME} characters"
-    elif parts and parts[1] != key:
-        problem = f"reads back as {_shown(parts[1])}, for a key ends at the first dot"
+    elif parts and parts[0] != key:
+        problem = f"reads back as {_shown(parts[0])}, for a key ends at the first dot"
     else:
         problem = "does not read back"
     raise SampleFailed(
@@ -76,10 +75,6 @@ def _survives(name: str) -> bool:
         return name.isascii() or name.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape") == name
     except UnicodeEncodeError:
         return False
-
-
-def _is_meta(name: str) -> bool:
-    return _META.match(name) is not None or (name[:2] == "__" and name.endswith("__") and "/" not in name)
 
 
 def _shown(name: object) -> str:

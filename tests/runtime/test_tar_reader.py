@@ -228,7 +228,7 @@ def test_a_damaged_header_in_the_middle_is_an_error_and_not_the_end() -> None:
         ("every member", pax(("path", "x"), kind=b"g") + header()),
         ("GNU.sparse.major of every member", pax(("GNU.sparse.major", "1"), kind=b"g") + header()),
         ("impossible mode", header(mode=b"rw-r--r-")),
-        ("has a name of 4097 bytes", pax(("path", "n" * 4097)) + header()),
+        ("has a name of 65537 bytes", pax(("path", "n" * 65537)) + header()),
         ("has a prefix", header(prefix=b"folder", magic=b"ustar  \0")),
         ("the folder 'a/' at byte 0 has data", header("a/", 5, b"\0")),
         ("is a zip file", b"PK\3\4" + bytes(1000)),

@@ -25,8 +25,8 @@ MAX_EXTENSION = 1 << 20
 """Bytes of the largest PAX or long-name header; real ones have hundreds."""
 MAX_EXTENSIONS = 16
 """Extended headers before one member."""
-MAX_NAME = 4096
-"""Bytes of a member's name: PATH_MAX of Linux, which no file that was archived can exceed."""
+MAX_NAME = 1 << 16
+"""Bytes of a member's name. Paths of files have up to 4096, keys that functions make may be longer."""
 
 PAX, PAX_GLOBAL, LONG_NAME, LONG_LINK = frozenset(b"xX"), *b"gLK"
 EXTENSIONS = PAX | {PAX_GLOBAL, LONG_NAME, LONG_LINK}
