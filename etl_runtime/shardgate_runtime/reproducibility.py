@@ -74,7 +74,7 @@ class Reproducibility:
 
         A failure is a result like others: the same one twice is the same.
         """
-        return self.compare_runs(lambda: processor.process(replace(raw, fields=dict(raw.fields)))[0])
+        return self.compare_runs(lambda: processor.run(replace(raw, fields=dict(raw.fields)))[0])
 
     def compare_runs(self, run: Callable[[], Iterable[Piece]]) -> bool:
         """The same for anything that makes pieces, like a function of bytes."""

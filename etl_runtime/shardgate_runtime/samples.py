@@ -156,9 +156,19 @@ class SampleProcessor:
             SampleFailed: By user code, or by data that can't be decoded or encoded.
             JobFailed: It has a key that another sample of the output has.
         """
+        url = raw.fields.get("__url__", "")
+        pieces, samples = self.run(raw)
+        self._check_repeats(samples, raw, url)
+        return pieces, len(samples)
+
+    def run(self, raw: RawSample) -> tuple[list[Piece], list[dict[str, Any]]]:
+        """The pieces and the samples that they are of; nothing is remembered, so a sample may be run again.
+
+        Raises:
+            SampleFailed: As `process`.
+        """
         stats, decoder = self._stats, self._decode
         pieces: list[Piece] = []
-        url = raw.fields.get("__url__", "")
         may_be_empty = all(field[:1] == "_" for field in raw.fields)
         sample: dict[str, Any] = {}
         with self._clock.sample(raw.index, raw.key, lambda: stored(sample)):
@@ -177,8 +187,7 @@ class SampleProcessor:
                 self._append(result, pieces, may_be_empty=may_be_empty)
             stats.encode_seconds += time.perf_counter() - called
             self._seeds.finish()
-        self._check_repeats(samples, raw, url)
-        return pieces, len(samples)
+        return pieces, samples
 
     def _append(self, sample: dict[str, Any], pieces: list[Piece], *, may_be_empty: bool) -> None:
         """Append a sample's members; see `tar_writer.encode_sample`."""

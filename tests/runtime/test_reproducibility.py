@@ -164,9 +164,9 @@ def test_a_sample_that_is_compared_stays_as_it_is() -> None:
 
 def test_comparing_a_sample_changes_no_draw() -> None:
     process = processor(lambda _: text([random.random(), own.random(), random.Random().random()]))
-    before = [bytes(piece) for piece in process.process(raw(3))[0]]
+    before = [bytes(piece) for piece in process.run(raw(3))[0]]
     Reproducibility().compare(process, raw(2))
-    assert [bytes(piece) for piece in process.process(raw(3))[0]] == before
+    assert [bytes(piece) for piece in process.run(raw(3))[0]] == before
 
 
 def test_a_workers_first_sample_is_compared_and_one_of_every_so_many_jobs() -> None:
