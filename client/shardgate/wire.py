@@ -15,21 +15,29 @@ FAIL is a lost worker. So the end of a shard is always said, never inferred.
 
 SPAN points into a shared-memory ring (a memfd that came with HELLO) and DATA carries the bytes themselves; both begin
 with a checkpoint: after these bytes, the next sample to run is `next_sample`, its first input byte is `next_input`, and
-`whole` tells whether the bytes end with the last byte of a sample. If not, they belong to `next_sample` alone, which
-has to be run again, and its bytes sent so far are the next job's `skip`; the end-of-archive blocks count as such a
-sample after the last. Another worker can continue from any checkpoint.
+`whole` tells whether the bytes end with the last byte of a sample. If not, they belong to `next_sample` alone; the
+end-of-archive blocks count as such a sample after the last. Another worker can begin at any whole checkpoint, and at no
+other: what a reader has of the sample after it comes again, and the gateway compares and drops it. END says how long
+the result is, which the gateway compares with what it got.
+
+The payloads of JOB, HELLO, END and FAIL are records (`shardgate.records`). JOB and HELLO carry `PROTOCOL`, and either
+side refuses a version that it does not speak, by FAIL with words.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import IntEnum
 from typing import Any, Literal, NamedTuple
 
 import msgpack
+
+from shardgate.records import pack_record, unpack_record
+from shardgate.text import safe_line, safe_text
 
 DEFAULT_PORT = 51080
 DEFAULT_ENDPOINT = f"http://127.0.0.1:{DEFAULT_PORT}"
@@ -41,8 +49,6 @@ CACHE_HEADER = "X-Shardgate-Cache"
 STAGES_HEADER = "X-Shardgate-Stages"
 """In the GET of a worker that reads the result of an earlier stage of its pipeline: how many stages there are in all, a
 space, and the id of the worker's transform. Such a GET may be answered 503 rather than kept waiting for a worker."""
-FROM_HEADER = "X-Shardgate-From"
-"""In its answer, where it has a `Range: bytes=N-` of a result whose length is not known yet: status 200, and this N."""
 ARGS_HEADER = "X-Shardgate-Args"
 BUCKET_HEADER = "X-Shardgate-Bucket"
 OBJECT_HEADER = "X-Shardgate-Object"
@@ -155,7 +161,7 @@ class Manifest:
 
     @classmethod
     def from_map(cls, data: dict[str, Any]) -> Manifest:
-        """Build from a decoded map; unknown keys are ignored, so that older gateways read newer clients.
+        """Build from a decoded map; unknown keys are ignored.
 
         Raises:
             TypeError: `name` is missing.
@@ -176,15 +182,26 @@ def unpack_package(package: bytes) -> tuple[Manifest, bytes]:
     """Split a package without looking into the function.
 
     Raises:
-        ValueError: Not a package, or of a format this version does not know.
+        ValueError: Not a package, or one that says more than this version knows: what it would leave out may change
+            the bytes of results, under the same id.
     """
     try:
         data = msgpack.unpackb(package)
         if data["format"] != PACKAGE_FORMAT:
-            raise ValueError(f"package format {data['format']} is not {PACKAGE_FORMAT}")
-        return Manifest.from_map(data["manifest"]), data["function"]
+            raise ValueError(f"package format {safe_line(data['format'], 40)} is not {PACKAGE_FORMAT}")
+        manifest = data["manifest"]
+        _check_known(Manifest, manifest)
+        if manifest.get("container") is not None:
+            _check_known(Container, manifest["container"])
+        return Manifest.from_map(manifest), data["function"]
     except (msgpack.UnpackException, msgpack.ExtraData, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a transform package: {error}") from error
+
+
+def _check_known(kind: type[Manifest | Container], data: dict[str, Any]) -> None:
+    if unknown := data.keys() - {f.name for f in fields(kind)}:
+        names = ", ".join(sorted(safe_line(name, 40) for name in unknown)[:5])
+        raise ValueError(f"its {kind.__name__.lower()} has {names}, which this version of shardgate does not know")
 
 
 def transform_id(name: str, package: bytes) -> str:
@@ -203,8 +220,8 @@ class FrameType(IntEnum):
 
 FRAME = struct.Struct("<BI")
 """Type, payload length."""
-CHECKPOINT = struct.Struct("<QQ?")
-"""next_sample, next_input, whole: the first 17 bytes of every SPAN and DATA payload."""
+CHECKPOINT = struct.Struct("<QQ??")
+"""next_sample, next_input, whole, gap: the first 18 bytes of every SPAN and DATA payload."""
 SPAN = struct.Struct("<QI")
 """Offset into the ring, length: follows the checkpoint in a SPAN."""
 ACK = struct.Struct("<Q")
@@ -214,9 +231,23 @@ MAX_FRAME = 4 << 20
 
 
 class Checkpoint(NamedTuple):
+    """Where another worker could begin. `gap`: a sample of this job was left out before, for a cause that may pass."""
+
     next_sample: int = 0
     next_input: int = 0
     whole: bool = True
+    gap: bool = False
+
+
+PROTOCOL = 2
+"""Version of the worker protocol. Raised when one side could misunderstand the other; a new field alone needs none."""
+
+
+def protocol_problem(version: int) -> str:
+    """Why a peer that speaks this version is refused; "" if it is not."""
+    if version == PROTOCOL:
+        return ""
+    return f"version {version} of the worker protocol is spoken there, and version {PROTOCOL} here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,22 +257,22 @@ class Job:
     Attributes:
         request_id: The GET this is for; names its work in logs and in reports of dead workers.
         transform_id: Must be the one that the worker was started with.
-        bucket, key, etag: The object version, for seeds, messages and If-Match.
+        bucket, key, etag: The object version, for seeds and messages.
+        match: The ETag header by which `url` has to answer; "" where any version will do.
         url: Where to read the raw shard, or "" when an open file descriptor comes with the JOB frame (SCM_RIGHTS).
         token: Bearer token for `url`, or "".
         input_offset, input_size: With a file descriptor: where the shard lies in the file, in bytes.
         seed, epoch: Part of the randomness of every sample.
         args: The request's `args`, as the function gets them.
-        sample, input: Continue with this sample, whose first tar block is at this byte of the shard.
+        sample, input: Begin with this sample, whose first tar block is at this byte of the shard.
         output: Bytes of the whole output that come before those of `sample` (the checkpoint's place in the response);
             the padding at the end of a tar depends on it.
-        skip: Drop this many bytes of output first; they were sent already. poison: Samples that are not to be run
-        again, index to reason; the error policy treats them. careful: Report every sample by itself, so that a dying
-        worker leaves no doubt about the sample. ring: The gateway shares memory with the worker and takes SPAN frames.
-        weak: The etag does not promise that the same version has the same bytes: reading `url` is never continued in
-        the
-            middle.
+        poison: Samples that are not to be run again, index to reason; the error policy treats them.
+        careful: Report every sample by itself, so that a dying worker leaves no doubt about the sample.
+        ring: The gateway shares memory with the worker and takes SPAN frames.
+        once: Reading `url` again need not give the same bytes: it is never continued in the middle.
         stages: How many stages the pipeline has whose earlier ones make what `url` gives; 0 if that is a raw object.
+        version: Of the worker protocol; 1 did not say so.
     """
 
     request_id: str
@@ -259,19 +290,39 @@ class Job:
     sample: int = 0
     input: int = 0
     output: int = 0
-    skip: int = 0
     poison: dict[int, str] = field(default_factory=dict)
     careful: bool = False
     ring: bool = False
-    weak: bool = False
+    once: bool = False
     stages: int = 0
+    match: str = ""
+    version: int = 1
 
     def pack(self) -> bytes:
-        return bytes(msgpack.packb(asdict(self)))
+        return pack_record(replace(self, version=PROTOCOL))
 
     @classmethod
-    def unpack(cls, payload: bytes) -> Job:
-        return cls(**msgpack.unpackb(payload, strict_map_key=False))
+    def unpack(cls, payload: bytes | bytearray) -> Job:
+        return unpack_record(cls, payload)
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """How the worker that had a request before died.
+
+    Attributes:
+        sample: Index of the sample that it was at, None where nobody knows. key: its name.
+        reason: "killed by SIGSEGV", "sample timeout after 5 s", ...
+        deterministic: The sample is the cause for certain.
+    """
+
+    sample: int | None = None
+    key: str = ""
+    reason: str = ""
+    deterministic: bool = False
+
+    def safe(self) -> Death:
+        return replace(self, key=safe_line(self.key, MAX_KEY), reason=safe_line(self.reason, MAX_HINT))
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,21 +333,28 @@ class Hello:
         worker: Name of the worker (pod and number) for messages.
         ring_size: Bytes of the memfd that came along, 0 without one.
         content_type: Of what follows.
-        death: Why the worker that had this request before died, where its parent knows: `{"sample": index or None,
-            "key": ..., "reason": "killed by SIGSEGV" | "sample timeout after 5 s" | ..., "deterministic": bool}`.
+        death: How the worker that had this request before died, where its parent knows.
+        environment: What the bytes of a result depend on beside the package and the request: versions of Python, of
+            the package's requirements as they are installed, and of this runtime's result format.
+        reproducible: A sample that was run twice gave the same bytes.
+        version: Of the worker protocol; 1 did not say so.
     """
 
     worker: str = ""
     ring_size: int = 0
     content_type: str = "application/x-tar"
-    death: dict[str, Any] | None = None
+    death: Death | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    reproducible: bool = True
+    version: int = 1
 
     def pack(self) -> bytes:
-        return bytes(msgpack.packb(asdict(self)))
+        return pack_record(replace(self, death=self.death.safe() if self.death else None, version=PROTOCOL))
 
     @classmethod
-    def unpack(cls, payload: bytes) -> Hello:
-        return cls(**msgpack.unpackb(payload))
+    def unpack(cls, payload: bytes | bytearray) -> Hello:
+        hello = unpack_record(cls, payload)
+        return replace(hello, worker=safe_line(hello.worker, 200), death=hello.death.safe() if hello.death else None)
 
 
 @dataclass(slots=True)
@@ -304,11 +362,20 @@ class Stats:
     """What a worker did for one job; sums over jobs make a transform's stats. Times are seconds of wall clock.
 
     On a failed or abandoned job the counts tell what was done until then.
+
+    Attributes:
+        samples_skipped: Samples of which nothing came.
+        samples_gaps: Those among them that were left out for a cause that may pass: time, memory, a dead worker.
+        samples_random: Samples that drew random numbers, of those that were looked at.
+        samples_unstable: Samples that were run twice and gave other bytes the second time.
     """
 
     samples_in: int = 0
     samples_out: int = 0
     samples_skipped: int = 0
+    samples_gaps: int = 0
+    samples_random: int = 0
+    samples_unstable: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
     fetch_seconds: float = 0.0
@@ -320,10 +387,44 @@ class Stats:
         for f in fields(self):
             setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
 
+    def safe(self) -> Stats:
+        """With 0 for times that can't be: user code may replace the clocks of its process."""
+        safe = replace(self)
+        for f in fields(self):
+            if f.name.endswith("_seconds") and not 0 <= getattr(self, f.name) < math.inf:
+                setattr(safe, f.name, 0.0)
+        return safe
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The payload of END: the result is complete.
+
+    Attributes:
+        total: Bytes of the whole result, with those before the job's `sample`.
+        stats: Of the job.
+    """
+
+    total: int
+    stats: Stats = field(default_factory=Stats)
+
+    def pack(self) -> bytes:
+        return pack_record(replace(self, stats=self.stats.safe()))
+
+    @classmethod
+    def unpack(cls, payload: bytes | bytearray) -> End:
+        return unpack_record(cls, payload)
+
+
+MAX_HINT = 1024
+MAX_KEY = 1024
+MAX_TRACEBACK = 16 << 10
+"""Characters of texts in FAIL and HELLO."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The payload of FAIL: why the shard can't be finished.
+    """The payload of FAIL: why the shard can't be finished. Its texts are made safe and short on either side.
 
     Attributes:
         code: `sample_failed` (user code), `input_invalid` (the raw shard is no good tar), `input_unavailable` (it could
@@ -333,6 +434,7 @@ class Failure:
         hint: What to do.
         sample: Index in the shard, where one is to blame. key: its name.
         traceback: Of the user's function.
+        stats: Of the job.
     """
 
     code: str
@@ -341,14 +443,25 @@ class Failure:
     sample: int | None = None
     key: str = ""
     traceback: str = ""
-    stats: dict[str, Any] = field(default_factory=dict)
+    stats: Stats = field(default_factory=Stats)
+
+    def safe(self) -> Failure:
+        return replace(
+            self,
+            code=safe_line(self.code, 40),
+            message=safe_text(self.message),
+            hint=safe_text(self.hint, MAX_HINT),
+            key=safe_line(self.key, MAX_KEY),
+            traceback=safe_text(self.traceback[-MAX_TRACEBACK:], MAX_TRACEBACK),
+            stats=self.stats.safe(),
+        )
 
     def pack(self) -> bytes:
-        return bytes(msgpack.packb(asdict(self)))
+        return pack_record(self.safe())
 
     @classmethod
-    def unpack(cls, payload: bytes) -> Failure:
-        return cls(**msgpack.unpackb(payload))
+    def unpack(cls, payload: bytes | bytearray) -> Failure:
+        return unpack_record(cls, payload).safe()
 
 
 _REPEATED = ("sample_failed", "transform_failed", "transform_start_failed", "bad_request", "not_found")

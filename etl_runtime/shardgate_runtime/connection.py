@@ -9,12 +9,14 @@ and could destroy frames that the gateway has not read yet; so the gateway close
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
 from typing import TYPE_CHECKING
 
 from shardgate import wire
+from shardgate.records import RecordError
 from shardgate_runtime.failures import ReaderLeft
 from shardgate_runtime.http_get import keep_alive
 
@@ -29,6 +31,10 @@ RECEIVE_BYTES = 64 << 10
 MAX_FDS = 4
 UNACKNOWLEDGED_MILLISECONDS = 30_000
 """For a machine that died with our bytes on their way to it. A gateway that lives takes them, or gives us up sooner."""
+
+
+class JobRefused(Exception):
+    """What came first is no job that can be done."""
 
 
 class Connection:
@@ -53,22 +59,27 @@ class Connection:
 
         Raises:
             ReaderLeft: The gateway left, or did not send a job in time.
+            JobRefused: What came is no job that this version understands.
         """
         fds: list[int] = []
         self._socket.settimeout(JOB_SECONDS)
         try:
             while (frame := self._next_frame()) is None:
                 fds += self._receive_with_fds()
-            kind, payload = frame
-            if kind != wire.FrameType.JOB:
-                raise ReaderLeft(f"frame {kind} came instead of a job")
+            job = _job_in(*frame)
             self._socket.settimeout(None)
-            return wire.Job.unpack(payload), (fds.pop(0) if fds else None)
+            return job, (fds.pop(0) if fds else None)
         except OSError as error:
             raise ReaderLeft(str(error)) from error
         finally:
             for fd in fds:
                 os.close(fd)
+
+    def refuse(self, failure: wire.Failure) -> None:
+        """Send FAIL, where anybody still reads."""
+        with contextlib.suppress(ReaderLeft):
+            self.send(wire.FrameType.FAIL, failure.pack())
+            self.linger()
 
     def send(self, kind: wire.FrameType, *parts: bytes | memoryview, fds: Sequence[int] = ()) -> None:
         """Send one frame, waiting for as long as the gateway takes no more."""
@@ -162,3 +173,16 @@ class Connection:
             raise ReaderLeft("the gateway closed the connection")
         self._received += data
         return fds
+
+
+def _job_in(kind: int, payload: bytes) -> wire.Job:
+    """The job in a frame that anybody who reaches the port may have sent."""
+    if kind != wire.FrameType.JOB:
+        raise JobRefused(f"frame {kind} came instead of a job")
+    try:
+        job = wire.Job.unpack(payload)
+    except RecordError as error:
+        raise JobRefused(f"the job can't be read: {error}") from error
+    if problem := wire.protocol_problem(job.version):
+        raise JobRefused(problem)
+    return job

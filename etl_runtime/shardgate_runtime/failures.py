@@ -43,6 +43,7 @@ class SampleFailed(Exception):
         traceback: Of user code, as text; "" when no user code is to blame.
         code: See `wire.Failure`.
         exhausted: Memory ran out.
+        passing: The cause may pass, like a lack of time: another run may well succeed.
     """
 
     message: str
@@ -50,6 +51,7 @@ class SampleFailed(Exception):
     traceback: str = ""
     code: str = "sample_failed"
     exhausted: bool = False
+    passing: bool = False
 
     def __str__(self) -> str:
         return self.message

@@ -3,8 +3,8 @@
 A worker on the gateway's machine gets an open file descriptor and reads with `pread`: payloads straight into the bytes
 object that user code gets, small reads through a small buffer. Elsewhere it pulls the shard through HTTP; then the
 length is verified, and a lost connection is continued by range with `If-Match`, so that no byte of another version
-and no short body can pass for the shard. In a pipeline the shard is the result of an earlier stage, made while it is
-read: the rest of it comes without a length. One with a weak etag is not continued.
+and no short body can pass for the shard. What need not be the same when it is read again (a weak etag, the result of an
+earlier stage of a pipeline) is never continued: the job fails, and another one begins at the first byte.
 """
 
 from __future__ import annotations
@@ -128,21 +128,22 @@ class HttpInput(Input):
     Where the URL names a Service, the next connection may reach another gateway than the last one.
 
     Args:
-        url, token, etag, weak, stages: As in `wire.Job`.
+        url, token, match, once, stages: As in `wire.Job`.
         start: First byte.
         reader: Id of the transform whose worker this is.
     """
 
     def __init__(
-        self, url: str, token: str, etag: str, start: int, *, weak: bool = False, stages: int = 0, reader: str = ""
+        self, url: str, token: str, match: str, start: int, *, once: bool = False, stages: int = 0, reader: str = ""
     ) -> None:
         self._url = url
-        self._weak = weak
+        self._once = once
+        self._match = match
         self._stages = stages
         self._headers = {"Accept-Encoding": "identity"}
         self._token = token
-        if etag and not weak:
-            self._headers["If-Match"] = f'"{etag}"'
+        if match.startswith('"'):
+            self._headers["If-Match"] = match  # a weak one never matches, and is compared when the answer comes
         if stages:
             self._headers[wire.STAGES_HEADER] = f"{stages} {reader}"
         self._response: http.client.HTTPResponse | None = None
@@ -203,7 +204,7 @@ class HttpInput(Input):
 
     def _lost(self, reason: str) -> None:
         self.close()
-        if self._failures == len(BACKOFF) or (self._weak and self.position):
+        if self._failures == len(BACKOFF) or (self._once and self.position):
             raise input_unavailable(
                 f"reading {self._url} from byte {self.position} failed {self._failures + 1} times: {reason}"
             )
@@ -229,15 +230,15 @@ class HttpInput(Input):
             self.size = total
             return
         expected = HTTPStatus.PARTIAL_CONTENT if self.position else HTTPStatus.OK
-        rest_of_a_stage = self.position > 0 and response.headers.get(wire.FROM_HEADER) == str(self.position)
-        if response.status != expected and not rest_of_a_stage:
+        if response.status != expected:
             raise self._refused(response)
         length, problem = framing_of(response)
         if problem:
             raise input_unavailable(f"the end of {self._url} can't be known: {problem}")
-        if rest_of_a_stage:
-            self.size = self.size if length is None else self.position + length
-            return
+        if self._match and response.headers.get("ETag") != self._match:
+            raise input_unavailable(
+                f"{self._url} has the version {response.headers.get('ETag')} by now, not {self._match}"
+            )
         if self.position:
             if not response.headers.get("Content-Range", "").startswith(f"bytes {self.position}-"):
                 raise input_unavailable(f"{self._url} answered another range than asked for, from byte {self.position}")

@@ -10,10 +10,8 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-
-import msgpack
 
 from shardgate import wire
 from shardgate_runtime.failures import JobFailed, SampleFailed
@@ -59,7 +57,7 @@ class JobRun:
         self._connection = self.outlet.connection
         self._clock = Clock(self.slot, self.package.manifest.sample_timeout)
         start = wire.Checkpoint(job.sample, job.input)
-        self._output = Output(self.outlet, start, skip=job.skip, careful=job.careful)
+        self._output = Output(self.outlet, start, careful=job.careful)
 
     def run(self) -> None:
         """Send the output, then END or FAIL.
@@ -86,13 +84,14 @@ class JobRun:
         self._finish(failure)
 
     def _finish(self, failure: wire.Failure | None) -> None:
-        stats = asdict(self.stats)
         if failure is None:
-            self._connection.send(wire.FrameType.END, msgpack.packb(stats))
+            end = wire.End(self.job.output + self._output.total, self.stats)
+            self._connection.send(wire.FrameType.END, end.pack())
             return
+        failure = replace(failure, stats=self.stats).safe()
         log.error("%s: %s\n%s", self.job.request_id, failure.message, failure.traceback)
         self._output.flush()
-        self._connection.send(wire.FrameType.FAIL, replace(failure, stats=stats).pack())
+        self._connection.send(wire.FrameType.FAIL, failure.pack())
 
     def _run_samples(self) -> None:
         job, stats, output = self.job, self.stats, self._output
@@ -111,14 +110,15 @@ class JobRun:
             stats.samples_out += count
             stats.samples_skipped += not count
             output.write(pieces)
-            output.end_sample(wire.Checkpoint(index, end))
+            output.end_sample(wire.Checkpoint(index, end, gap=stats.samples_gaps > 0))
             del raw, pieces  # or they would live until the next sample is read
         self.source.finish()
         output.write([end_of_archive(job.output + output.total)])
 
     def _process(self, processor: SampleProcessor, raw: RawSample) -> tuple[list[Piece], int]:
         if raw.index in self.job.poison:
-            raise SampleFailed(self.job.poison[raw.index], "the sample killed its worker; see the transform's log")
+            hint = "the sample killed its worker; see the transform's log"
+            raise SampleFailed(self.job.poison[raw.index], hint, passing=True)
         if raw.problem:
             raise SampleFailed(raw.problem, raw.hint, code="input_invalid")
         return processor.process(raw)
@@ -126,6 +126,7 @@ class JobRun:
     def _sample_failed(self, raw: RawSample, error: SampleFailed) -> None:
         """Apply the transform's error policy."""
         self.exhausted |= error.exhausted
+        self.stats.samples_gaps += error.passing or error.exhausted
         message = f'{error.message} (sample {raw.index}, "{raw.key}", of {self.label})'
         if self.package.manifest.on_error == "fail":
             raise JobFailed(
@@ -203,8 +204,10 @@ def open_input(job: wire.Job, fd: int | None, transform_id: str) -> Input:
     elif fd is not None:
         return FileInput(fd, job.input_offset, job.input_size, 0)
     elif job.url:
-        start = job.input if job.stages or job.input > MAX_READ_AGAIN else 0
-        return HttpInput(job.url, job.token, job.etag, start, weak=job.weak, stages=job.stages, reader=job.transform_id)
+        start = job.input if job.input > MAX_READ_AGAIN else 0
+        return HttpInput(
+            job.url, job.token, job.match, start, once=job.once, stages=job.stages, reader=job.transform_id
+        )
     else:
         problem = "the job came without an input: neither a file descriptor nor a URL"
     if fd is not None:

@@ -33,14 +33,12 @@ class Output:
     """Writes into an outlet.
 
     Args:
-        start: The checkpoint that the job continues from.
-        skip: Bytes to drop first, because the client has them already.
+        start: The checkpoint that the job begins at.
         careful: Announce every sample by itself.
     """
 
-    def __init__(self, outlet: Outlet, start: Checkpoint, *, skip: int, careful: bool) -> None:
+    def __init__(self, outlet: Outlet, start: Checkpoint, *, careful: bool) -> None:
         self._outlet = outlet
-        self._skip = skip
         self._careful = careful
         self._checkpoint = start
         """Holds for the bytes up to number `_whole`."""
@@ -48,18 +46,20 @@ class Output:
         self._announced_at = float("-inf")
         self._lent = False
         """Memory of the current sample is to be sent from where it lies: the next one may write over it."""
-        self.total = 0
-        """Bytes written, with those dropped."""
+
+    @property
+    def total(self) -> int:
+        """Bytes written."""
+        return self._outlet.written
 
     def write(self, pieces: Sequence[Piece]) -> None:
         """Append to the current sample."""
         size = sum(piece.nbytes if isinstance(piece, np.ndarray) else len(piece) for piece in pieces)
-        self.total += size
         self._make_room(size)
         for piece in pieces:
             if not isinstance(piece, np.ndarray):
                 self._write_bytes(memoryview(piece))
-            elif self._skip or not (self._lend(piece) or self._write_array(piece)):
+            elif not (self._lend(piece) or self._write_array(piece)):
                 self._write_bytes(memoryview(piece.tobytes("A")))
 
     def end_sample(self, checkpoint: Checkpoint) -> None:
@@ -93,10 +93,6 @@ class Output:
             self._outlet.wait()
 
     def _write_bytes(self, data: memoryview) -> None:
-        if self._skip:
-            dropped = min(self._skip, len(data))
-            self._skip -= dropped
-            data = data[dropped:]
         while data:
             window = self._window()
             count = min(len(window), len(data))

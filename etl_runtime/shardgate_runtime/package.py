@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from shardgate_runtime.failures import StartupError, describe, user_traceback
 from shardgate_runtime.generators import generators
 from shardgate_runtime.orphans import one_process
 from shardgate_runtime.seeds import seeded_by
+from shardgate_runtime.provenance import environment_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,11 +34,16 @@ TransformFunction = Callable[[Any, str], Any]
 
 @dataclass(frozen=True)
 class Package:
-    """A loaded transform."""
+    """A loaded transform.
+
+    Attributes:
+        environment: What its results depend on beside it; see `provenance.py`.
+    """
 
     id: str
     manifest: wire.Manifest
     target: Any
+    environment: dict[str, str] = field(default_factory=dict)
 
     def instantiate(self) -> TransformFunction:
         """The function to call, with `setup()` done.
@@ -83,7 +89,7 @@ def load_package(path: Path, transform_id: str) -> Package:
             target = unpickling.loads(function)
     except BaseException as error:
         raise _user_error("loading the function failed", error) from error
-    return Package(transform_id, manifest, target)
+    return Package(transform_id, manifest, target, environment_of(manifest.requirements))
 
 
 def _check_python(wanted: str) -> None:

@@ -26,11 +26,12 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from shardgate.wire import Death
 from shardgate_runtime.failures import StartupError
 from shardgate_runtime.listener import host_of, open_listener
 from shardgate_runtime.orphans import children, kill_orphans
 from shardgate_runtime.package import Package, load_package
-from shardgate_runtime.scoreboard import Death, Scoreboard, State
+from shardgate_runtime.scoreboard import Scoreboard, State
 from shardgate_runtime.status_port import StatusPort, View
 from shardgate_runtime.warmup import load_torch, warm_up
 from shardgate_runtime.watchdog import Watchdog

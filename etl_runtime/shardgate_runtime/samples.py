@@ -75,7 +75,7 @@ class Clock:
         except SampleTimeout as error:
             message = f"sample timeout after {self._timeout:g} s"
             hint = "raise sample_timeout, or make the function faster"
-            raise SampleFailed(message, hint, user_traceback(error)) from None
+            raise SampleFailed(message, hint, user_traceback(error), passing=True) from None
         except BaseException as error:  # noqa: BLE001 - sys.exit() in user code is a failure like any other
             raise _user_failure(error, fields) from None
         finally:

@@ -16,9 +16,10 @@ import os
 import struct
 import sys
 import time
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
+
+from shardgate.wire import Death
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,16 +52,6 @@ class State(IntEnum):
     BUSY = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Death:
-    """How the worker that had a request died; the shape of `wire.Hello.death`."""
-
-    sample: int | None
-    key: str
-    reason: str
-    deterministic: bool
-
-
 class Slot:
     """One worker's part of the scoreboard."""
 
@@ -86,7 +77,7 @@ class Slot:
         return str(request_id, errors="replace")
 
     def begin_sample(self, index: int, key: str) -> None:
-        name = key.encode(errors="replace")
+        name = key.encode(errors="backslashreplace")
         SAMPLE.pack_into(self._memory, self._offset + SAMPLE_AT, index, time.monotonic(), name)
 
     def end_sample(self) -> None:
@@ -139,7 +130,7 @@ class Scoreboard:
     def record_death(self, request_id: str, death: Death) -> None:
         """Remember a death until the request's next attempt asks for it, or 64 more have happened. Parent only."""
         index = -1 if death.sample is None else death.sample
-        texts = (request_id.encode(), death.key.encode(), death.reason.encode())
+        texts = tuple(text.encode(errors="backslashreplace") for text in (request_id, death.key, death.reason))
         at = self._deaths_at + self._next_death * DEATH.size
         DEATH.pack_into(self._memory, at, True, index, death.deterministic, *texts)
         self._next_death = (self._next_death + 1) % DEATHS

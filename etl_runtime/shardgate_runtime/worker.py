@@ -15,11 +15,11 @@ import signal
 import sys
 import traceback
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shardgate import wire
-from shardgate_runtime.connection import Connection
+from shardgate_runtime.connection import Connection, JobRefused
 from shardgate_runtime.failures import JobFailed, ReaderLeft, StartupError, describe
 from shardgate_runtime.job import JobRun, open_input
 from shardgate_runtime.limits import die_with_parent, limit_memory, prefer_to_be_killed
@@ -60,6 +60,7 @@ class Worker:
         self._ring: Ring | None = None
         self._idle = False
         self._stopping = False
+        self._environment = options.package.environment
 
     def run(self) -> int:
         """Work until told to stop; the process's exit code."""
@@ -102,6 +103,9 @@ class Worker:
             job, fd = connection.receive_job()
             self._slot.begin_request(job.request_id)
             self._run_job(connection, job, fd, function)
+        except JobRefused as error:
+            log.warning("refused a job: %s", error)
+            connection.refuse(wire.Failure("internal", str(error), "run gateway and workers of one version"))
         except ReaderLeft as error:
             log.info("stopped early: %s", error)
         finally:
@@ -141,7 +145,8 @@ class Worker:
             worker=self._options.name,
             ring_size=outlet.ring.size if isinstance(outlet, RingOutlet) else 0,
             content_type="application/x-tar" if is_sample else "application/octet-stream",
-            death=asdict(death) if death else None,
+            death=death,
+            environment=self._environment,
         )
         fds = (outlet.ring.fd,) if isinstance(outlet, RingOutlet) else ()
         connection.send(wire.FrameType.HELLO, hello.pack(), fds=fds)

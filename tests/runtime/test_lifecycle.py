@@ -251,9 +251,9 @@ def test_a_worker_killed_from_outside_is_reported_as_uncertain_and_its_shard_con
     total, checkpoint = conversation.checkpoints[-1]
     where = {"sample": checkpoint.next_sample, "input": checkpoint.next_input, "output": total}
     rest = runtime.run(SHARD, args="0", **where)
-    assert rest.hello.death["reason"] == "killed by SIGKILL (out of memory?)"
-    assert rest.hello.death["deterministic"] is False
-    assert rest.hello.death["sample"] == checkpoint.next_sample
+    assert rest.hello.death.reason == "killed by SIGKILL (out of memory?)"
+    assert rest.hello.death.deterministic is False
+    assert rest.hello.death.sample == checkpoint.next_sample
     assert conversation.output + rest.output == runtime.run(SHARD, args="0").output
 
 
@@ -344,5 +344,5 @@ def test_a_sample_that_hangs_is_killed_also_where_the_transform_sets_no_limit(st
     runtime = start(wait, options={"stall_seconds": 0.5})
     assert runtime.run(tar_of([("a.txt", b"")]), args="60").lost
     again = runtime.run(tar_of([("a.txt", b"")]), args="0")
-    assert again.hello.death["reason"] == "sample timeout after 0.5 s"
+    assert again.hello.death.reason == "sample timeout after 0.5 s"
     assert again.stats.samples_out == 1

@@ -6,7 +6,6 @@ import socket
 import threading
 from typing import Self
 
-import msgpack
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -57,7 +56,7 @@ class Pair:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.connection.send(wire.FrameType.END, msgpack.packb({}))
+        self.connection.send(wire.FrameType.END, wire.End(self.outlet.written).pack())
         self.thread.join()
         self.connection.close()
         self.gateway.close()
@@ -65,31 +64,28 @@ class Pair:
             self.ring.close()
 
 
-@given(samples_strategy, st.booleans(), st.integers(0, 20_000), st.booleans())
+@given(samples_strategy, st.booleans(), st.booleans())
 @settings(deadline=None, max_examples=150)
-def test_every_byte_arrives_once_and_every_checkpoint_is_true(
-    samples: list, ring: bool, skip: int, careful: bool
-) -> None:
+def test_every_byte_arrives_once_and_every_checkpoint_is_true(samples: list, ring: bool, careful: bool) -> None:
     expected = [b"".join(map(as_bytes, pieces)) for pieces in samples]
     whole = b"".join(expected)
     with Pair(ring=ring, capacity=FEW_BYTES) as pair:
-        output = Output(pair.outlet, wire.Checkpoint(), skip=skip, careful=careful)
+        output = Output(pair.outlet, wire.Checkpoint(), careful=careful)
         for number, pieces in enumerate(samples):
             output.write(pieces)
             output.end_sample(wire.Checkpoint(number + 1, (number + 1) * 512))
         output.write([b"the end"])
         output.flush()
         assert output.total == len(whole) + 7
-    assert bytes(pair.gateway.output) == (whole + b"the end")[skip:]
+    assert bytes(pair.gateway.output) == whole + b"the end"
     ends = np.cumsum([0, *map(len, expected)])
     for total, checkpoint in pair.gateway.checkpoints:
         assert checkpoint.next_input == checkpoint.next_sample * 512
-        at = total + skip
         if checkpoint.whole:
-            assert max(ends[checkpoint.next_sample], skip) == at
+            assert ends[checkpoint.next_sample] == total
         else:
-            assert at > ends[checkpoint.next_sample]
-            assert checkpoint.next_sample == len(samples) or at <= ends[checkpoint.next_sample + 1]
+            assert total > ends[checkpoint.next_sample]
+            assert checkpoint.next_sample == len(samples) or total <= ends[checkpoint.next_sample + 1]
     if careful:
         wholes = [checkpoint.next_sample for _, checkpoint in pair.gateway.checkpoints if checkpoint.whole]
         assert sorted(set(wholes)) == list(range(1, len(samples) + 1))
@@ -98,7 +94,7 @@ def test_every_byte_arrives_once_and_every_checkpoint_is_true(
 @pytest.mark.parametrize("ring", [True, False])
 def test_the_first_sample_goes_out_at_once_and_small_ones_go_together(ring: bool) -> None:
     with Pair(ring=ring) as pair:
-        output = Output(pair.outlet, wire.Checkpoint(), skip=0, careful=False)
+        output = Output(pair.outlet, wire.Checkpoint(), careful=False)
         for number in range(1000):
             output.write([b"x" * 512])
             output.end_sample(wire.Checkpoint(number + 1, 0))
@@ -111,7 +107,7 @@ def test_the_first_sample_goes_out_at_once_and_small_ones_go_together(ring: bool
 
 def test_a_batch_is_announced_when_it_is_big_enough() -> None:
     with Pair(ring=False) as pair:
-        output = Output(pair.outlet, wire.Checkpoint(), skip=0, careful=False)
+        output = Output(pair.outlet, wire.Checkpoint(), careful=False)
         for number in range(3):
             output.write([bytes(BATCH_BYTES)])
             output.end_sample(wire.Checkpoint(number + 1, 0))
@@ -123,7 +119,7 @@ def test_memory_that_the_reader_has_not_consumed_is_never_overwritten() -> None:
     ring = Ring(RING_BYTES)
     connection = Connection(ours)
     outlet = RingOutlet(connection, ring)
-    output = Output(outlet, wire.Checkpoint(), skip=0, careful=False)
+    output = Output(outlet, wire.Checkpoint(), careful=False)
     for number in range(4):
         output.write([bytes([number]) * (RING_BYTES // 4)])
         output.end_sample(wire.Checkpoint(number + 1, 0))
@@ -150,7 +146,7 @@ def write_forever(output: Output) -> None:
 @pytest.mark.parametrize("ring", [True, False])
 def test_a_reader_that_leaves_ends_the_wait_for_room(ring: bool) -> None:
     pair = Pair(ring=ring)
-    output = Output(pair.outlet, wire.Checkpoint(), skip=0, careful=False)
+    output = Output(pair.outlet, wire.Checkpoint(), careful=False)
     threading.Timer(0.1, pair.gateway.close).start()
     with pytest.raises(ReaderLeft):
         write_forever(output)
@@ -190,7 +186,7 @@ def test_arrays_are_copied_in_order_with_and_without_torch(
 def test_a_large_array_is_sent_before_its_sample_ends_so_that_the_next_one_may_overwrite_it(order: str) -> None:
     array = np.zeros((3, FEW_BYTES), "uint8", order)  # type: ignore[call-overload]
     with Pair(ring=False, capacity=FEW_BYTES) as pair:
-        output = Output(pair.outlet, wire.Checkpoint(), skip=0, careful=False)
+        output = Output(pair.outlet, wire.Checkpoint(), careful=False)
         for number in range(5):
             array.fill(number)
             output.write([b"before", array, b"after"])

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from runtime_process import Conversation, Runtime, members_of, tar_of
 
+from shardgate import wire
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -99,7 +101,7 @@ def test_a_failing_sample_is_treated_by_the_policy(runtime: Runtime, what: str, 
         assert message in failure.message
         assert 'sample 2, "02", of mem://b/shard.tar' in failure.message
         assert (failure.sample, failure.key) == (BAD, "02")
-        assert failure.stats["samples_out"] == BAD
+        assert failure.stats.samples_out == BAD
         assert [name.encode() for name in good_names() if name < "02"] == [
             name for name in (b"00.txt", b"01.txt") if name in conversation.output
         ]
@@ -145,7 +147,7 @@ def test_a_sample_that_kills_its_worker_is_named_to_the_next_attempt(
     if careful:
         assert first.checkpoints[-1][1].next_sample == BAD
     again = runtime.run(shard("work"), ring=True, request_id=request)
-    assert again.hello.death == {"sample": BAD, "key": "02", "reason": reason, "deterministic": True}
+    assert again.hello.death == wire.Death(BAD, "02", reason, deterministic=True)
     assert runtime.run(shard("work"), request_id=request).hello.death is None, "a death is reported once"
 
 

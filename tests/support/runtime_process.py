@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import cloudpickle
-import msgpack
 
 from shardgate import wire
 
@@ -86,6 +85,7 @@ class Conversation:
     checkpoints: list[tuple[int, wire.Checkpoint]] = field(default_factory=list)
     total: int = 0
     stats: wire.Stats | None = None
+    end: int | None = None
     failure: wire.Failure | None = None
     lost: bool = False
     ring: mmap.mmap | None = None
@@ -130,7 +130,8 @@ class Conversation:
         elif kind in {wire.FrameType.SPAN, wire.FrameType.DATA}:
             self._take_bytes(kind, payload, ack=ack)
         elif kind == wire.FrameType.END:
-            self.stats = wire.Stats(**msgpack.unpackb(payload))
+            end = wire.End.unpack(payload)
+            self.stats, self.end = end.stats, end.total
         else:
             assert kind == wire.FrameType.FAIL
             self.failure = wire.Failure.unpack(payload)

@@ -8,13 +8,15 @@ only for a good part of a frame (`SO_RCVLOWAT`).
 
 **Shared memory.** The ring is mapped copy-on-write and only read. That costs nothing until `close`: closing touches the
 pages of the chunk that somebody may still be sending, which gives this process its own copy of them, and only then lets
-the worker go. So bytes that were handed out never change, whatever the worker does with its ring next. A ring that a
-worker could shrink would kill the gateway with SIGBUS, so only a sealed one is mapped.
+the worker go. So bytes that were handed out never change, whatever the worker does with its ring next. `keep` does the
+same for a chunk and goes on with a fresh mapping. A ring that a worker could shrink would kill the gateway with SIGBUS,
+so only a sealed one is mapped.
 
 **Acknowledging.** ACKs are sent when a quarter of the ring is done with, and always before waiting: a worker that waits
 for space while we wait for bytes would be a deadlock.
 
-**A worker is not trusted.** It runs user code, so lengths and offsets are checked; what breaks the rules is lost.
+**A worker is not trusted.** It runs user code, so lengths, offsets and the values of records are checked; what breaks
+the rules is lost.
 """
 
 from __future__ import annotations
@@ -25,12 +27,10 @@ import fcntl
 import mmap
 import os
 import socket
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import msgpack
+from typing import TYPE_CHECKING, TypeVar
 
 from shardgate import wire
+from shardgate.records import RecordError
 from shardgate_gateway.errors import WorkerLost
 from shardgate_gateway.etl.runner import Chunk, WorkerConnection
 
@@ -43,7 +43,6 @@ BUFFER_BYTES = 64 << 10
 WAKE_BYTES = 256 << 10
 """Of a frame that is under way, this much at a time is worth waking up for, or what is left of it."""
 _SPAN_BYTES = wire.CHECKPOINT.size + wire.SPAN.size
-_STATS = {f.name for f in fields(wire.Stats)}
 
 
 class StreamConnection(WorkerConnection):
@@ -52,9 +51,10 @@ class StreamConnection(WorkerConnection):
     Args:
         sock: To the worker.
         progress_timeout: Seconds without any frame, once the worker took the job, after which it counts as hung.
+        ring_bytes: Size of the only ring that is taken; 0 takes none.
     """
 
-    def __init__(self, sock: socket.socket, progress_timeout: float) -> None:
+    def __init__(self, sock: socket.socket, progress_timeout: float, ring_bytes: int = 0) -> None:
         self._sock = sock
         self._timeout: float | None = None  # waiting for a free worker takes as long as it takes
         self._progress_timeout = progress_timeout
@@ -63,6 +63,8 @@ class StreamConnection(WorkerConnection):
         self._start = self._end = 0
         self._reading = BUFFER_BYTES
         self._space = bytearray()
+        self._ring_bytes = ring_bytes
+        self._ring_fd = -1
         self._ring: memoryview | None = None
         self._held: memoryview | None = None
         self._consumed = self._acknowledged = 0
@@ -89,14 +91,16 @@ class StreamConnection(WorkerConnection):
             if kind != wire.FrameType.HELLO:
                 raise WorkerLost(f"a worker began with frame {kind} instead of HELLO")
             self.hello = _decode(wire.Hello.unpack, payload)
+            if problem := wire.protocol_problem(self.hello.version):
+                raise WorkerLost(f"a worker can't be understood: {problem}", hint="restart the transform")
             if self.hello.ring_size:
-                self._ring = _map_ring(descriptors, self.hello.ring_size)
+                self._take_ring(descriptors)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
         self._timeout = self._progress_timeout
 
-    async def receive(self) -> Chunk | wire.Stats | wire.Failure:
+    async def receive(self) -> Chunk | wire.End | wire.Failure:
         try:
             kind, length = await self._header()
             if kind == wire.FrameType.SPAN and length == _SPAN_BYTES:
@@ -104,7 +108,7 @@ class StreamConnection(WorkerConnection):
             if kind == wire.FrameType.DATA and length >= wire.CHECKPOINT.size:
                 return await self._data(length)
             if kind == wire.FrameType.END:
-                return _decode(_unpack_stats, await self._payload(length))
+                return _decode(wire.End.unpack, await self._payload(length))
             if kind == wire.FrameType.FAIL:
                 return _decode(wire.Failure.unpack, await self._payload(length))
         except OSError as error:
@@ -118,18 +122,43 @@ class StreamConnection(WorkerConnection):
             if (self._consumed - self._acknowledged) * 4 >= len(self._ring):
                 self._acknowledge()
 
+    def keep(self) -> None:
+        self._space = bytearray()
+        if self._held is None:
+            return
+        count = len(self._held)
+        self._own_held()
+        self._ring = _map_ring(self._ring_fd, self._ring_bytes)  # the copied pages show nothing new
+        self._consumed += count
+        self._acknowledge()
+
     def close(self) -> None:
-        if self._held is not None:
-            for place in range(0, len(self._held), mmap.PAGESIZE):
-                self._held[place] = self._held[place]
-            if len(self._held):
-                self._held[-1] = self._held[-1]
-            self._held = None
+        self._own_held()
         self._ring = None
+        if self._ring_fd >= 0:
+            os.close(self._ring_fd)
+            self._ring_fd = -1
         if self._sock.fileno() >= 0:
             self._unwatch()
             self._acknowledge()
             self._sock.close()
+
+    def _own_held(self) -> None:
+        """Give this process its own copy of the pages of the last chunk."""
+        held, self._held = self._held, None
+        if held:
+            for place in range(0, len(held), mmap.PAGESIZE):
+                held[place] = held[place]
+            held[-1] = held[-1]
+
+    def _take_ring(self, descriptors: list[int]) -> None:
+        if not descriptors or self.hello.ring_size != self._ring_bytes:
+            raise WorkerLost(
+                f"a worker's ring has {self.hello.ring_size} bytes and {len(descriptors)} descriptors, "
+                f"not {self._ring_bytes} and one"
+            )
+        self._ring_fd = descriptors.pop(0)
+        self._ring = _map_ring(self._ring_fd, self._ring_bytes)
 
     async def _send_job(self, frame: bytes, input_fd: int | None) -> None:
         sent = 0
@@ -281,14 +310,12 @@ def _expire(waiter: asyncio.Future[None]) -> None:
         waiter.set_exception(TimeoutError())
 
 
-def _map_ring(descriptors: list[int], size: int) -> memoryview:
-    if not descriptors:
-        raise WorkerLost("a worker announced shared memory and sent none")
+def _map_ring(descriptor: int, size: int) -> memoryview:
     try:
-        sealed = fcntl.fcntl(descriptors[0], fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
-        if not sealed or not 0 < size <= os.fstat(descriptors[0]).st_size:
+        sealed = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
+        if not sealed or size > os.fstat(descriptor).st_size:
             raise WorkerLost(f"a worker's ring is not {size} bytes that are sealed against shrinking")
-        return memoryview(mmap.mmap(descriptors[0], size, access=mmap.ACCESS_COPY))
+        return memoryview(mmap.mmap(descriptor, size, access=mmap.ACCESS_COPY))
     except OSError as error:
         raise WorkerLost(f"a worker's ring can't be mapped: {error}") from error
 
@@ -297,12 +324,8 @@ def _checkpoint(buffer: bytearray | memoryview, place: int) -> wire.Checkpoint:
     return wire.Checkpoint(*wire.CHECKPOINT.unpack_from(buffer, place))
 
 
-def _unpack_stats(payload: bytearray) -> wire.Stats:
-    return wire.Stats(**{key: value for key, value in msgpack.unpackb(payload).items() if key in _STATS})
-
-
-def _decode(unpack: Callable[[Any], T], payload: bytearray) -> T:
+def _decode(unpack: Callable[[bytearray], T], payload: bytearray) -> T:
     try:
         return unpack(payload)
-    except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
+    except RecordError as error:
         raise WorkerLost(f"a worker sent a payload that can't be read: {error}") from error

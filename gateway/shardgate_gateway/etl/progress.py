@@ -1,11 +1,20 @@
 """How far the result of one request got, what the next worker has to do, and who is to blame for lost workers.
 
-Pure bookkeeping, no input or output: the relay tells what happened, and asks for the next job.
+Pure bookkeeping, no input or output: the relay says what happened, and asks for the next job.
 
-**Where to go on.** A checkpoint with `whole` says that everything before `sample` was delivered. One without says that
-the last `skip` bytes belong to `sample`, which has to be run again with those bytes dropped. A stream that itself
-starts in the middle (a cache fill that is resumed) knows only how many bytes to drop; then bytes are counted from the
-start until the first whole checkpoint.
+**Where the next worker begins.** At the last whole checkpoint, always: at the beginning of a sample, and of nothing
+less. It sends everything from there. What the reader has of it already (the *tail*) comes again, is compared by its
+checksum, and dropped. Other bytes, or an end before all of the tail came again, end the stream: bytes of two different
+runs are never joined. So a function that gives other bytes the second time, another library in the second worker, or a
+sample that is left out this time can break a stream off, and can't corrupt it.
+
+Only frames that end inside a sample are part of a tail, so most bytes are never hashed.
+
+**Streams without checkpoints.** A container has none, a function of the whole object has none, and where a worker's
+input is not certain to be the same again (a weak etag, the result of an earlier stage) a checkpoint says nothing about
+it. Such a stream is `anchored`: every worker begins at the first byte, and the tail is everything.
+
+**Streams that begin in the middle** (a fill that another process began) bring the checksum of what is there already.
 
 **Who is to blame.** A worker that dies names the sample it was at, through the next worker's HELLO. One death may be
 bad luck (somebody's SIGKILL, the machine out of memory), so a sample is poison when it was named twice, or once if the
@@ -21,6 +30,10 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import xxhash
+
+from shardgate_gateway.errors import TransformError, WorkerLost
+
 if TYPE_CHECKING:
     from shardgate import wire
 
@@ -34,80 +47,123 @@ class Progress:
 
     Attributes:
         attempts: Workers that may be lost without progress.
-        sample, input, output: Index of the sample to go on with, its first byte in the shard and in the result.
-        skip: Bytes behind `output` that were delivered already.
+        label: Names the stream in errors.
+        anchored: Every worker begins at the first byte.
+        delivered: Bytes of the result that the reader has.
+        prefix: Checksum (xxh3_128) of what it had at the start; b"" where nobody knows it, and nothing is compared.
+        sample, input, output: Where the next worker begins: a sample, its first byte in the shard and in the result.
         poison: Samples that must not run again, and why.
         losses: Workers lost since the last progress.
     """
 
     attempts: int
+    label: str = ""
+    anchored: bool = False
+    delivered: int = 0
+    prefix: bytes = b""
     sample: int = 0
     input: int = 0
     output: int = 0
-    skip: int = 0
     poison: dict[int, str] = field(default_factory=dict)
     losses: int = 0
+    _at: int = 0
+    """Bytes of the result that the running worker's frames reached."""
+    _tail: xxhash.xxh3_128 = field(default_factory=xxhash.xxh3_128)
+    """Of the running worker's bytes since `output`."""
+    _expected: bytes = b""
+    """Checksum of the bytes from `output` to `delivered`, which the running worker has to give again."""
     _suspects: Counter[int] = field(default_factory=Counter)
     _unexplained: bool = False
 
-    @property
-    def delivered(self) -> int:
-        """Bytes of the result that are done with."""
-        return self.output + self.skip
+    def __post_init__(self) -> None:
+        self._expected = self.prefix
 
     @property
     def exhausted(self) -> bool:
         return self.losses >= self.attempts
 
+    @property
+    def is_whole(self) -> bool:
+        """The reader has whole samples alone: a worker that is given up now costs nothing but its start."""
+        return self.delivered == self.output
+
     def resume(self, job: wire.Job) -> wire.Job:
         """The job for the next worker. After a loss it is `careful`, so that another death leaves no doubt."""
+        if self._at >= self.delivered > self.output:
+            self._expected = self._tail.digest()  # else the last worker did not get as far, and what was known holds
+        self._at = self.output
+        self._tail = xxhash.xxh3_128()
         return replace(
             job,
             sample=self.sample,
             input=self.input,
             output=self.output,
-            skip=self.skip,
             poison=dict(self.poison),
             careful=self.losses > 0,
         )
 
-    def fresh(self, data: memoryview) -> memoryview:
-        """What of a chunk was not delivered before: all of it, since a worker begins where the last one ended."""
-        return data
+    def fresh(self, data: memoryview, checkpoint: wire.Checkpoint) -> memoryview:
+        """The part of a chunk that the reader does not have yet.
 
-    def end(self) -> None:
-        """The worker said END."""
+        Raises:
+            TransformError: What it has is not the same this time.
+        """
+        old = max(0, min(len(data), self.delivered - self._at))
+        if old:
+            self._tail.update(data[:old])
+            self._at += old
+            if self._expected and self._at == self.delivered and self._tail.digest() != self._expected:
+                raise self._differs()
+        new = data[old:]
+        if self.anchored or not checkpoint.whole:
+            self._tail.update(new)
+        self._at += len(new)
+        return new
 
     def advance(self, count: int, checkpoint: wire.Checkpoint) -> None:
-        """`count` more bytes were delivered, and the worker would go on at `checkpoint`."""
-        if count == 0 and self.skip:
-            return  # the worker still drops bytes; how many are left of them it does not say
-        if checkpoint.whole:
-            if checkpoint.next_sample > self.sample:
-                self.losses = 0
-            self.output += self.skip + count
-            self.sample, self.input, self.skip = checkpoint.next_sample, checkpoint.next_input, 0
+        """The last `count` bytes of a chunk were delivered, and another worker could begin at `checkpoint`."""
+        self.delivered += count
+        if self.anchored or not checkpoint.whole or self._at < self.delivered:
             return
-        if self.skip == 0:
-            self.sample, self.input = checkpoint.next_sample, checkpoint.next_input
-        self.skip += count
+        if checkpoint.next_sample > self.sample:
+            self.losses = 0
+        self.sample, self.input, self.output = checkpoint.next_sample, checkpoint.next_input, self._at
+        self._tail = xxhash.xxh3_128()
+
+    def end(self, total: int) -> None:
+        """The worker said END, and that the result has `total` bytes.
+
+        Raises:
+            TransformError: It is over before all that was delivered came again.
+            WorkerLost: Not as many bytes came.
+        """
+        if self._at < self.delivered:
+            raise self._differs()
+        if total != self._at:
+            raise WorkerLost(f"a worker sent {self._at} bytes of a result and said that there are {total}")
 
     def lost(self) -> None:
         """A worker was lost; the next HELLO may explain it."""
         self.losses += 1
         self._unexplained = True
 
-    def explain(self, death: dict[str, object] | None) -> bool:
-        """Hear what HELLO said of the last death. True if there is new poison, which the running job does not know."""
+    def explain(self, death: wire.Death | None) -> bool:
+        """Take what HELLO said of the last death. True if there is new poison, which the running job does not know."""
         unexplained, self._unexplained = self._unexplained, False
-        if death is None or not unexplained:
+        if death is None or not unexplained or death.sample is None or death.sample in self.poison:
             return False
-        sample, reason = death.get("sample"), str(death.get("reason") or "the worker died")
-        if not isinstance(sample, int) or sample in self.poison:
+        self._suspects[death.sample] += 1
+        if not death.deterministic and self._suspects[death.sample] < CERTAIN:
             return False
-        self._suspects[sample] += 1
-        if not death.get("deterministic") and self._suspects[sample] < CERTAIN:
-            return False
-        self.poison[sample] = reason
+        self.poison[death.sample] = death.reason or "the worker died"
         self.losses = 0
         return True
+
+    def _differs(self) -> TransformError:
+        where = "the result" if self.anchored else f"sample {self.sample}"
+        return TransformError(
+            f"{self.label}: {where} came out differently when another worker made it again, and a part of it was sent "
+            "already; the transform is not deterministic",
+            hint="let its output depend on the object, args, seed and epoch alone; a sample that is left out only "
+            "where time or memory is short does not",
+        )

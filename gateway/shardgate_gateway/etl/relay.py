@@ -1,14 +1,14 @@
 """From a worker to the reader: one transformed shard as one unbroken stream of bytes.
 
-The stream outlives its workers. What was delivered is counted (`progress.py`); when a worker is lost, another goes on
-at the exact byte, and the reader sees a pause. That works because a transform's randomness is a function of the request
-and the sample index alone. What can't be continued raises: the stream ends normally only after a worker said END.
+The stream outlives its workers. What was delivered is counted (`progress.py`); when a worker is lost, another begins at
+the sample that was under way, what the reader has of it is compared and dropped, and the reader sees a pause. That
+works because a transform's randomness is a function of the request and the sample index alone. What comes out
+differently raises: the stream ends normally only after a worker said END, and only with bytes that fit together.
 
 **A reader that leaves** closes the generator, and that closes the connection; the worker notices within a sample.
 
-**A reader that pauses** keeps its worker from others, or, when one thread reads two shards in turn, from itself for
-ever. So after `release_seconds` on one chunk the worker is given up, the chunk stays valid (see `connection.py`), and
-when the reader goes on, so does another worker.
+**A reader that pauses** gives its worker to others after `release_seconds` on one chunk (`pause.py`); the chunk stays
+valid (see `connection.py`), and when the reader goes on, so does another worker.
 
 **A worker of another transform as reader.** The result of an earlier stage of a pipeline goes to a worker, which is
 held meanwhile; `pipeline.py` says why such a request never waits long. The stage that reads it begins again when it was
@@ -38,9 +38,9 @@ from shardgate_gateway.errors import (
     UpstreamUnavailable,
     WorkerLost,
 )
+from shardgate_gateway.etl.pause import Budget, PatientReceiver
 from shardgate_gateway.etl.pipeline import STAGE_SECONDS, name_stage, pipeline_query
 from shardgate_gateway.etl.progress import Progress
-from shardgate_gateway.etl.replay import Replay
 from shardgate_gateway.tokens import USE, exact
 
 if TYPE_CHECKING:
@@ -88,9 +88,22 @@ class TransformRequest:
     reader: str = ""
 
     @property
-    def restarts(self) -> bool:
-        """No worker can go on where another one ended."""
-        return self.record.manifest.container is not None or (self.version is not None and self.version.weak)
+    def input_version(self) -> ObjectMeta:
+        """Of what the worker reads."""
+        return self.version or self.reading.meta
+
+    @property
+    def reads_once(self) -> bool:
+        """Reading the input again need not give the same bytes, unless it lies here."""
+        if self.before:
+            return True
+        is_here = self.reading.file is not None or self.reading.content is not None
+        return self.reading.meta.weak and not is_here
+
+    @property
+    def anchored(self) -> bool:
+        """Every worker has to begin at the first byte: what a checkpoint says would not hold for another one."""
+        return self.record.manifest.kind != "sample" or self.reads_once
 
     @property
     def waits(self) -> float | None:
@@ -127,19 +140,34 @@ class Relay:
         self._settings = settings
         self._endpoint = endpoint
         self._sign = sign
+        self._budget = Budget()
 
-    async def stream(self, request: TransformRequest, *, skip: int = 0) -> AsyncGenerator[memoryview]:
+    async def stream(
+        self, request: TransformRequest, *, skip: int = 0, prefix: bytes = b""
+    ) -> AsyncGenerator[memoryview]:
         """The result from byte `skip` on. A yielded buffer is valid until the generator is resumed.
+
+        Args:
+            request: What to compute.
+            skip: Bytes of the beginning that are left out.
+            prefix: Their checksum (xxh3_128), if this result has to continue them; b"" if nobody has them.
 
         Raises:
             SampleError: The function failed on a sample, and its policy is `fail`.
+            TransformError: A sample came out differently when it had to be made again.
             TransformStartError: The runtime can't start.
             WorkerLost: Too many workers died without progress.
             Busy: Too many requests wait for a worker.
             UpstreamError: The raw object can't be read.
         """
         job = self._job(request)
-        progress = _account(request, self._settings.attempts, skip)
+        progress = Progress(
+            self._settings.attempts,
+            label=request.source.label,
+            anchored=request.anchored,
+            delivered=skip,
+            prefix=prefix,
+        )
         patience = self._settings.release_seconds
         outcome: Outcome = "released"
         while outcome != "completed":
@@ -161,10 +189,8 @@ class Relay:
                 raise
             finally:
                 outcome = attempt.outcome
-                if request.restarts and outcome == "released":
-                    patience *= (
-                        2  # everything is made again, so a reader that pauses often shall cost that but a few times
-                    )
+                if progress.anchored and outcome == "released":
+                    patience *= 2  # everything is made again: a reader that pauses often shall cost that a few times
                 await self._registry.add_stats(request.record.id, attempt.stats(progress), outcome)
 
     async def _connect(self, request: TransformRequest, job: wire.Job) -> WorkerConnection:
@@ -199,27 +225,29 @@ class Relay:
         self, connection: WorkerConnection, progress: Progress, attempt: _Attempt, label: str
     ) -> AsyncGenerator[memoryview]:
         """What one worker gives, until it says END, or is given up for a reader that pauses or for new poison."""
-        with contextlib.closing(connection):
+        receiver = PatientReceiver(connection, self._budget, attempt.patience, anchored=progress.anchored)
+        try:
             if progress.explain(connection.hello.death):
                 attempt.outcome = "released"
             while attempt.running:
-                received = await connection.receive()
-                if isinstance(received, wire.Stats):
-                    progress.end()
-                    attempt.end("completed", received)
+                received = await receiver.receive()
+                if received is None:
+                    attempt.outcome = "released"
+                elif isinstance(received, wire.End):
+                    progress.end(received.total)
+                    attempt.end("completed", received.stats)
                 elif isinstance(received, wire.Failure):
                     attempt.fail(received, label)
                 else:
-                    data = progress.fresh(received.data)
+                    data = progress.fresh(received.data, received.checkpoint)
                     if data:
-                        timer = _give_up_later(connection, attempt)
-                        try:
-                            yield data
-                        finally:
-                            timer.cancel()
+                        receiver.delivering()
+                        yield data
+                        receiver.delivered()
                     progress.advance(len(data), received.checkpoint)
-                    if attempt.running:
-                        await connection.consumed(len(received.data))
+        finally:
+            await receiver.aclose()
+            connection.close()
 
     async def _try_again(
         self, request: TransformRequest, progress: Progress, error: GatewayError, *, begun: bool
@@ -247,14 +275,15 @@ class Relay:
             transform_id=request.record.id,
             bucket=str(bucket),
             key=key,
-            etag=(request.version or request.reading.meta).etag,
+            etag=request.input_version.etag,
+            match=request.input_version.etag_header,
             url=self._endpoint + object_path(bucket, key, query),
             token=self._sign(scopes),
             seed=request.seed,
             epoch=request.epoch,
             args=request.args,
             ring=True,
-            weak=request.version is not None and request.version.weak,
+            once=request.reads_once,
             stages=request.stages if request.before else 0,
         )
 
@@ -283,7 +312,7 @@ class _Attempt:
 
     def fail(self, failure: wire.Failure, label: str) -> NoReturn:
         """Account for a FAIL and raise what it means, naming the shard."""
-        self.end("failed", wire.Stats(**failure.stats))
+        self.end("failed", failure.stats)
         if failure.code == "stage_failed":
             raise TransformError(failure.message, hint=failure.hint)
         if failure.code == "stage_busy":
@@ -308,20 +337,6 @@ class _Attempt:
 
 class _StageBusy(Busy):
     """An earlier stage has no worker free, and this one is not to be held meanwhile."""
-
-
-def _account(request: TransformRequest, attempts: int, skip: int) -> Progress:
-    return (
-        Replay(attempts, skip=skip, label=request.source.label) if request.restarts else Progress(attempts, skip=skip)
-    )
-
-
-def _give_up_later(connection: WorkerConnection, attempt: _Attempt) -> asyncio.TimerHandle:
-    def give_up() -> None:
-        attempt.outcome = "released"
-        connection.close()
-
-    return asyncio.get_running_loop().call_later(attempt.patience, give_up)
 
 
 @contextlib.contextmanager

@@ -247,17 +247,16 @@ class Results:
         policy = result.record.options.cache
         return policy == "always" or (policy == "auto" and self._asked.add(result.entry_name))
 
-    async def stream(self, result: ResultSource, reading: Reading, *, skip: int = 0) -> AsyncGenerator[memoryview]:
+    async def stream(self, result: ResultSource, reading: Reading) -> AsyncGenerator[memoryview]:
         """A result that is not kept, straight from the worker; as `Relay.stream`, whose buffers it yields.
 
         Args:
             result: Of `source`.
             reading: Of its raw object, open until the stream is closed.
-            skip: Bytes of the beginning that are left out.
         """
-        copy = _Copy(self, self._small if result.record.options.cache == "auto" and not skip else 0)
+        copy = _Copy(self, self._small if result.record.options.cache == "auto" else 0)
         try:
-            async with aclosing(self._relay.stream(result.request(reading), skip=skip)) as chunks:
+            async with aclosing(self._relay.stream(result.request(reading))) as chunks:
                 async for chunk in chunks:
                     copy.add(chunk)
                     yield chunk

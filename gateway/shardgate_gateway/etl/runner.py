@@ -53,8 +53,8 @@ class WorkerConnection(ABC):
     hello: wire.Hello
 
     @abstractmethod
-    async def receive(self) -> Chunk | wire.Stats | wire.Failure:
-        """The next chunk (it may be empty: a sign of life with a checkpoint), or `Stats` at END, or the `Failure`.
+    async def receive(self) -> Chunk | wire.End | wire.Failure:
+        """The next chunk (it may be empty: a sign of life with a checkpoint), or the `End`, or the `Failure`.
 
         Raises:
             WorkerLost: The worker died, hung or broke the protocol. What it sent whole before was received before.
@@ -63,6 +63,9 @@ class WorkerConnection(ABC):
     @abstractmethod
     async def consumed(self, count: int) -> None:
         """Say that the last chunk's `count` bytes are done with, so that the worker may reuse their memory."""
+
+    def keep(self) -> None:  # noqa: B027 (most chunks have memory of their own)
+        """Let the last chunk's memory stay as it is while more is received, in place of `consumed`."""
 
     @abstractmethod
     def close(self) -> None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from shardgate_gateway.errors import BadRequest
-from shardgate_gateway.http.conditions import quoted
 from shardgate_gateway.http.request import number, parameters, provider
+from shardgate_gateway.stores.base import quoted_etag
 from shardgate_gateway.tokens import READ
 
 if TYPE_CHECKING:
@@ -70,6 +70,6 @@ def describe(meta: ObjectMeta) -> dict[str, Any]:
     return {
         "name": meta.key,
         "size": meta.size,
-        "etag": quoted(meta.etag),
+        "etag": quoted_etag(meta.etag),
         "last_modified": meta.last_modified.isoformat() if meta.last_modified else None,
     }

@@ -16,12 +16,12 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from aiohttp import hdrs
 
 from shardgate.dates import parse_http_date
 from shardgate_gateway.errors import BadRequest, PreconditionFailed
+from shardgate_gateway.stores.base import quoted_etag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,7 +35,6 @@ MAX_LIST = 16 << 10
 
 _TAG = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\U0010ffff]*)"')
 _SEPARATOR = re.compile(r"[ \t,]*")
-_ETAG_SAFE = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) not in '"%')
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +47,11 @@ class Version:
 
     @classmethod
     def of(cls, meta: ObjectMeta) -> Version:
-        return cls(quoted(meta.etag), meta.weak, meta.last_modified)
+        return cls(quoted_etag(meta.etag), meta.weak, meta.last_modified)
 
     @property
     def header(self) -> str:
         return f'W/"{self.etag}"' if self.weak else f'"{self.etag}"'
-
-
-@lru_cache(maxsize=4096)
-def quoted(etag: str) -> str:
-    """An opaque etag as it may stand in a header; those of real stores stay what they are."""
-    return quote(etag, safe=_ETAG_SAFE)
 
 
 @lru_cache(maxsize=4096)

@@ -5,10 +5,6 @@ answered, before anything runs. A result that is kept is from then on an object 
 straight from a worker, and their length is known only at the end. A range makes a result one that is kept, where its
 transform's policy allows that: it is computed whole first, and then read in part. Where the policy is `never`, a range
 is ignored and the whole result comes with status 200, as HTTP allows.
-
-A worker that reads an earlier stage of its pipeline and lost the connection asks for the rest. That is made for it
-alone, without keeping anything, and its head is sent with its first byte: where the stage failed, the worker is told
-why.
 """
 
 from __future__ import annotations
@@ -55,10 +51,6 @@ async def get(service: Service, call: Call, target: ObjectTarget, source: Source
         check_unchanged(call.headers, Version.of(result.meta))
         if target.archpath is not None:
             return await members.get(service, call, _keepable(result), target.archpath)
-        if (start := _rest(call)) and (await service.cache.head(result)).size is None:
-            async with aclosing(service.results.stream(result, raw, skip=start)) as parts:
-                more = f"{wire.FROM_HEADER}: {start}\r\n{_named(result)}"
-                return await send_chunked(call, result.meta, parts, cache="computed", more=more)
         wants_part = hdrs.RANGE in call.headers and result.record.options.cache != "never"
         if wants_part:
             await service.cache.prefetch(result)
@@ -117,12 +109,6 @@ def _stages(call: Call, own: int) -> tuple[int, str]:
             f"{wire.STAGES_HEADER} can't be {safe_line(said, 100)!r}", hint="it is for workers of pipelines"
         )
     return count, reader
-
-
-def _rest(call: Call) -> int:
-    """The byte from which a worker wants the rest of an earlier stage; 0 is all of it, and for anybody else."""
-    first = call.headers.get(hdrs.RANGE, "").removeprefix("bytes=").removesuffix("-")
-    return small_number(first) or 0 if wire.STAGES_HEADER in call.headers else 0
 
 
 async def _send_kept(service: Service, call: Call, result: ResultSource) -> Sent:

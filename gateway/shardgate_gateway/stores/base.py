@@ -13,11 +13,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from datetime import datetime
+
+
+_ETAG_SAFE = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) not in '"%')
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,17 @@ class ObjectMeta:
     weak: bool = False
     last_modified: datetime | None = None
     content_type: str | None = None
+
+    @property
+    def etag_header(self) -> str:
+        """The value of its ETag header, by which it can be asked for again."""
+        return f'W/"{quoted_etag(self.etag)}"' if self.weak else f'"{quoted_etag(self.etag)}"'
+
+
+@lru_cache(maxsize=4096)
+def quoted_etag(etag: str) -> str:
+    """An opaque etag as it may stand in a header; those of real stores stay what they are."""
+    return quote(etag, safe=_ETAG_SAFE)
 
 
 @dataclass(slots=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import math
 import mmap
 import os
 import socket
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,7 @@ def open_descriptors() -> int:
 
 async def connected(worker: Worker, patience: float = 5) -> StreamConnection:
     worker.hello()
-    connection = StreamConnection(worker.gateway, patience)
+    connection = StreamConnection(worker.gateway, patience, RING)
     await connection.start(JOB, None)
     worker.read()
     return connection
@@ -84,13 +85,13 @@ async def connected(worker: Worker, patience: float = 5) -> StreamConnection:
 
 async def test_the_job_arrives_with_its_file(worker: Worker) -> None:
     worker.hello()
-    connection = StreamConnection(worker.gateway, 5)
+    connection = StreamConnection(worker.gateway, 5, RING)
     with Path(__file__).open("rb") as file:  # noqa: ASYNC230
         await connection.start(JOB, file.fileno())
     data, fds, _, _ = socket.recv_fds(worker.sock, 1 << 16, 4)
     kind, length = wire.FRAME.unpack_from(data)
     assert kind == FrameType.JOB
-    assert wire.Job.unpack(data[wire.FRAME.size :]) == JOB
+    assert wire.Job.unpack(data[wire.FRAME.size :]) == replace(JOB, version=wire.PROTOCOL)
     assert length == len(data) - wire.FRAME.size
     assert os.pread(fds[0], 7, 0) == b'"""The '
     os.close(fds[0])
@@ -101,16 +102,16 @@ async def test_the_job_arrives_with_its_file(worker: Worker) -> None:
 async def test_chunks_come_from_the_ring_without_a_copy_and_then_the_stats(worker: Worker) -> None:
     connection = await connected(worker)
     worker.span(100, b"hello")
-    worker.send(FrameType.SPAN, wire.CHECKPOINT.pack(2, 1024, True) + wire.SPAN.pack(7, 0))
-    worker.send(FrameType.END, msgpack.packb(asdict(wire.Stats(samples_in=3)) | {"from_a_newer_worker": 1}))
+    worker.send(FrameType.SPAN, wire.CHECKPOINT.pack(2, 1024, True, True) + wire.SPAN.pack(7, 0))
+    worker.send(FrameType.END, msgpack.packb({"total": 5, "stats": {"samples_in": 3, "later": 1}, "later": [1]}))
     chunk = await connection.receive()
     assert isinstance(chunk, Chunk)
     assert (bytes(chunk.data), chunk.checkpoint) == (b"hello", AT)
     worker.ring[100:105] = b"HELLO"
     assert bytes(chunk.data) == b"HELLO"  # the same memory
     await connection.consumed(5)
-    assert (await connection.receive()) == Chunk(memoryview(b""), wire.Checkpoint(2, 1024, True))
-    assert await connection.receive() == wire.Stats(samples_in=3)
+    assert (await connection.receive()) == Chunk(memoryview(b""), wire.Checkpoint(2, 1024, True, True))
+    assert await connection.receive() == wire.End(5, wire.Stats(samples_in=3))
     connection.close()
 
 
@@ -140,7 +141,7 @@ def remote_worker() -> Iterator[Worker]:
 
 async def connected_by_tcp(worker: Worker) -> StreamConnection:
     worker.send(FrameType.HELLO, wire.Hello(worker="w0").pack())
-    connection = StreamConnection(worker.gateway, 5)
+    connection = StreamConnection(worker.gateway, 5, RING)
     await connection.start(JOB, None)
     await asyncio.to_thread(worker.read)
     return connection
@@ -189,6 +190,60 @@ async def test_what_is_handed_out_stays_as_it_is_after_close(worker: Worker) -> 
     worker.ring[:] = bytes(RING)
     assert isinstance(chunk, Chunk)
     assert chunk.data == data
+
+
+async def test_a_chunk_that_is_kept_stays_as_it_is_while_the_ring_is_used_again(worker: Worker) -> None:
+    connection = await connected(worker)
+    data = os.urandom(300_001)
+    worker.span(4_000, data)
+    first = await connection.receive()
+    connection.keep()
+    assert worker.read() == wire.pack_frame(FrameType.ACK, wire.ACK.pack(len(data)))
+    for turn in range(1, 4):
+        more = os.urandom(300_001)
+        worker.span(4_000, more)
+        second = await connection.receive()
+        assert isinstance(second, Chunk)
+        assert second.data == more, f"turn {turn}"
+        await connection.consumed(len(more))
+    assert isinstance(first, Chunk)
+    assert first.data == data
+    connection.close()
+    assert first.data == data
+
+
+async def test_a_chunk_of_a_remote_worker_that_is_kept_stays_as_it_is(remote_worker: Worker) -> None:
+    connection = await connected_by_tcp(remote_worker)
+    for body in (b"first", b"other"):
+        remote_worker.send(FrameType.DATA, wire.CHECKPOINT.pack(*AT) + body)
+    first = await connection.receive()
+    connection.keep()
+    second = await connection.receive()
+    assert isinstance(first, Chunk)
+    assert isinstance(second, Chunk)
+    assert (first.data, second.data) == (b"first", b"other")
+    connection.close()
+
+
+async def test_texts_of_a_failure_are_cut_and_made_safe(worker: Worker) -> None:
+    connection = await connected(worker)
+    payload = {"code": "sample_failed", "message": "a\x1b[31m" + "x" * 100_000, "key": "k\n" * 5000}
+    worker.send(FrameType.FAIL, msgpack.packb(payload))
+    failure = await connection.receive()
+    assert isinstance(failure, wire.Failure)
+    assert failure.message.startswith("a\\x1b[31mxx")
+    assert max(len(failure.message), len(failure.key)) <= 4096
+    connection.close()
+
+
+@pytest.mark.parametrize("version", [None, wire.PROTOCOL - 1, wire.PROTOCOL + 1])
+async def test_a_worker_of_another_version_is_refused_with_words(worker: Worker, version: int | None) -> None:
+    payload = msgpack.packb({"worker": "w0"} | ({"version": version} if version is not None else {}))
+    worker.send(FrameType.HELLO, payload)
+    connection = StreamConnection(worker.gateway, 5, RING)
+    with pytest.raises(WorkerLost, match=f"version {version or 1} of the worker protocol"):
+        await connection.start(JOB, None)
+    connection.close()
 
 
 async def test_every_byte_is_acknowledged_before_the_gateway_waits(worker: Worker) -> None:
@@ -249,6 +304,13 @@ async def test_a_silent_worker_is_lost_after_the_progress_timeout(worker: Worker
         pytest.param(FrameType.END, b"\xc1", id="no msgpack"),
         pytest.param(FrameType.END, msgpack.packb([1]), id="no map"),
         pytest.param(FrameType.FAIL, msgpack.packb({"nonsense": 1}), id="not a failure"),
+        *(
+            pytest.param(FrameType.END, msgpack.packb({"total": 5, "stats": {name: value}}), id=f"{name} {value!r:.12}")
+            for name in ("samples_in", "function_seconds")
+            for value in (math.nan, math.inf, -1, 2**64 - 1, "7", None, True, [], {})
+        ),
+        pytest.param(FrameType.END, msgpack.packb({"stats": {}}), id="no total"),
+        pytest.param(FrameType.FAIL, msgpack.packb({"code": "x", "message": 5}), id="a message that is no text"),
     ],
 )
 async def test_a_worker_that_breaks_the_rules_is_lost(worker: Worker, kind: int, payload: bytes) -> None:
@@ -272,7 +334,7 @@ async def test_a_ring_that_could_shrink_under_us_is_refused(worker: Worker) -> N
     os.ftruncate(descriptor, RING)
     worker.hello(fds=[descriptor])
     os.close(descriptor)
-    connection = StreamConnection(worker.gateway, 5)
+    connection = StreamConnection(worker.gateway, 5, RING)
     with pytest.raises(WorkerLost, match="sealed"):
         await connection.start(JOB, None)
     connection.close()
@@ -281,7 +343,7 @@ async def test_a_ring_that_could_shrink_under_us_is_refused(worker: Worker) -> N
 @pytest.mark.parametrize("fds", [[], None], ids=["none", "smaller"])
 async def test_a_ring_that_is_not_there_is_refused(worker: Worker, fds: list[int] | None) -> None:
     worker.hello(ring_size=RING * 2, fds=fds)
-    connection = StreamConnection(worker.gateway, 5)
+    connection = StreamConnection(worker.gateway, 5, RING)
     with pytest.raises(WorkerLost):
         await connection.start(JOB, None)
     connection.close()
@@ -290,7 +352,7 @@ async def test_a_ring_that_is_not_there_is_refused(worker: Worker, fds: list[int
 async def test_no_descriptor_is_left_open_whatever_hello_brings(worker: Worker) -> None:
     before = open_descriptors()
     worker.hello(fds=[worker.ring_fd, worker.sock.fileno(), worker.sock.fileno()])
-    connection = StreamConnection(worker.gateway, 5)
+    connection = StreamConnection(worker.gateway, 5, RING)
     await connection.start(JOB, None)
     connection.close()
     assert open_descriptors() <= before
@@ -298,14 +360,14 @@ async def test_no_descriptor_is_left_open_whatever_hello_brings(worker: Worker) 
 
 async def test_a_job_that_is_refused_says_why(worker: Worker) -> None:
     worker.send(FrameType.FAIL, wire.Failure("internal", "this runtime runs another transform").pack())
-    connection = StreamConnection(worker.gateway, 5)
+    connection = StreamConnection(worker.gateway, 5, RING)
     with pytest.raises(WorkerLost, match="another transform"):
         await connection.start(JOB, None)
     connection.close()
 
 
 async def test_a_runtime_that_dies_while_we_wait_for_a_worker_is_lost(worker: Worker) -> None:
-    connection = StreamConnection(worker.gateway, 5)
+    connection = StreamConnection(worker.gateway, 5, RING)
     waiting = asyncio.create_task(connection.start(JOB, None))
     await asyncio.to_thread(worker.read)
     worker.sock.close()

@@ -16,13 +16,15 @@ import pytest
 from etl import collect
 
 from shardgate import wire
-from shardgate_gateway.errors import Busy, SampleError, UpstreamUnavailable, WorkerLost
+from shardgate_gateway.errors import Busy, SampleError, TransformError, UpstreamUnavailable, WorkerLost
+from shardgate_gateway.etl import pause as pause_module
 from shardgate_gateway.etl import relay as relay_module
 from shardgate_gateway.etl.options import TransformOptions
 from shardgate_gateway.etl.registry import TransformRecord
 from shardgate_gateway.etl.relay import Relay, TransformRequest
 from shardgate_gateway.etl.runner import Chunk, Runner, WorkerConnection
 from shardgate_gateway.settings import EtlSettings
+from shardgate_gateway.stores.base import ObjectMeta
 
 if TYPE_CHECKING:
     from shardgate_gateway.etl.registry import Registry
@@ -37,6 +39,10 @@ class Scripted(WorkerConnection):
     steps: list[Step]
     hello: wire.Hello = field(default_factory=wire.Hello)
     closed: bool = False
+    sent: int = 0
+
+    def __post_init__(self) -> None:
+        self.sent = self.job.output
 
     async def receive(self) -> Any:
         step = self.steps.pop(0)
@@ -44,9 +50,10 @@ class Scripted(WorkerConnection):
             raise step
         if isinstance(step, bytes):
             sample = self.job.sample + 1
+            self.sent += len(step)
             self.job = wire.Job("", "", "", "", "", sample=sample)
             return Chunk(memoryview(step), wire.Checkpoint(sample, sample * 512, whole=True))
-        return wire.Stats(samples_in=7) if step == "end" else step
+        return wire.End(self.sent, wire.Stats(samples_in=7)) if step == "end" else step
 
     async def consumed(self, count: int) -> None:
         assert not self.closed
@@ -58,7 +65,7 @@ class Scripted(WorkerConnection):
 class ScriptedRunner(Runner):
     """Each connect takes the next script; a script that is an exception is raised."""
 
-    def __init__(self, *scripts: list[Step] | Exception, deaths: dict[int, dict[str, Any]] | None = None) -> None:
+    def __init__(self, *scripts: list[Step] | Exception, deaths: dict[int, wire.Death] | None = None) -> None:
         self.scripts = list(scripts)
         self.deaths = deaths or {}
         self.connections: list[Scripted] = []
@@ -106,8 +113,9 @@ RECORD = TransformRecord("t-0", "t", "", wire.Manifest("t"), TransformOptions(),
 class Reading:
     """Stands for a reading of the raw object, which is in no local file."""
 
-    meta = SimpleNamespace(etag="e")
+    meta = ObjectMeta("a b.tar", 3, "e")
     content = None
+    file = None
 
     async def verified_file(self) -> None:
         return None
@@ -161,7 +169,7 @@ async def test_two_streams_never_share_a_job_id() -> None:
 
 
 async def test_new_poison_is_told_to_the_next_worker_at_once() -> None:
-    death = {"sample": 1, "key": "k", "reason": "killed by SIGSEGV", "deterministic": True}
+    death = wire.Death(1, "k", "killed by SIGSEGV", deterministic=True)
     runner = ScriptedRunner([b"one", LOST], [b"never read"], [b"two", "end"], deaths={1: death})
     stream, outcomes = relay(runner)
     assert await collect(stream, request()) == b"onetwo"
@@ -177,6 +185,7 @@ async def test_the_worker_is_told_where_to_read_and_what_to_show() -> None:
     (job,) = runner.jobs
     assert job.url == "http://gateway:1/v1/objects/shards/a%20b.tar?provider=gcp"
     assert (job.token, job.bucket, job.key, job.etag) == ("read:gcp://shards/a b.tar", "gcp://shards", "a b.tar", "e")
+    assert job.match == '"e"'
 
 
 async def test_a_shard_that_could_not_be_read_is_tried_again_and_then_told() -> None:
@@ -189,7 +198,7 @@ async def test_a_shard_that_could_not_be_read_is_tried_again_and_then_told() -> 
 
 
 async def test_a_failed_sample_is_not_tried_again() -> None:
-    runner = ScriptedRunner([wire.Failure("sample_failed", "no", sample=3, key="k", stats={"samples_in": 4})])
+    runner = ScriptedRunner([wire.Failure("sample_failed", "no", sample=3, key="k", stats=wire.Stats(samples_in=4))])
     stream, outcomes = relay(runner)
     with pytest.raises(SampleError) as raised:
         await collect(stream, request())
@@ -252,3 +261,109 @@ async def test_a_reader_that_pauses_gives_its_worker_back_and_goes_on_behind_its
     assert runner.jobs[1].sample == 1
     assert not runner.jobs[1].careful
     assert outcomes.counts == {"released": 1, "completed": 1}
+
+
+@dataclass
+class InParts(Scripted):
+    """Steps are (bytes, whole): parts of samples."""
+
+    kept: int = 0
+
+    async def receive(self) -> Any:
+        step: Any = self.steps.pop(0)
+        if not isinstance(step, tuple):
+            return wire.End(self.sent) if step == "end" else step
+        part, whole = step
+        self.sent += len(part)
+        sample = self.job.sample + whole
+        self.job = wire.Job("", "", "", "", "", sample=sample)
+        return Chunk(memoryview(part), wire.Checkpoint(sample, sample * 512, whole=whole))
+
+    def keep(self) -> None:
+        self.kept += 1
+
+
+class RunnerInParts(ScriptedRunner):
+    async def connect(self, record: Any, job: wire.Job, input: Any) -> WorkerConnection:
+        self.jobs.append(job)
+        self.connections.append(InParts(job, self.scripts.pop(0)))  # type: ignore[arg-type]
+        return self.connections[-1]
+
+
+async def read_with_one_pause(stream: Relay, runner: ScriptedRunner) -> bytes:
+    """Read, and pause at the first chunk until its worker was given up."""
+    got = b""
+    async with aclosing(stream.stream(request())) as chunks:
+        async for chunk in chunks:
+            while not got and not runner.connections[0].closed:
+                await asyncio.sleep(0.001)
+            got += chunk
+    return got
+
+
+async def test_a_reader_that_pauses_inside_a_sample_gets_its_end_from_the_same_worker() -> None:
+    first: Any = [(b"on", False), (b"e ", False), (b"end.", True), (b"never", True)]
+    runner = RunnerInParts(first, [(b"two", True), "end"])  # type: ignore[list-item]
+    stream, outcomes = relay(runner, release_seconds=0.001)
+    assert await read_with_one_pause(stream, runner) == b"one end.two"
+    assert [(job.sample, job.output) for job in runner.jobs] == [(0, 0), (1, 8)]
+    assert runner.connections[0].kept == 1  # type: ignore[attr-defined]
+    assert outcomes.counts == {"released": 1, "completed": 1}
+
+
+async def test_a_shard_that_ends_while_its_reader_pauses_is_complete() -> None:
+    runner = RunnerInParts([(b"on", False), (b"e", True)], ["end"])  # type: ignore[list-item]
+    stream, _ = relay(runner, release_seconds=0.001)
+    assert await read_with_one_pause(stream, runner) == b"one"
+
+
+async def test_an_end_of_a_sample_beyond_the_budget_is_made_again_and_compared() -> None:
+    for again, expected in ((b"one long end", b"one long end"), (b"One long end", None)):
+        first: Any = [(b"one", False), (b" long", False), (b" end", True)]
+        runner = RunnerInParts(first, [(again, True), "end"])  # type: ignore[list-item]
+        stream, _ = relay(runner, release_seconds=0.001)
+        stream._budget = pause_module.Budget(4)
+        if expected is not None:
+            assert await read_with_one_pause(stream, runner) == expected
+        else:
+            with pytest.raises(TransformError, match="sample 0 came out differently"):
+                await read_with_one_pause(stream, runner)
+        assert stream._budget._left == 4
+
+
+async def test_a_worker_that_is_lost_while_its_reader_pauses_is_replaced_at_the_sample() -> None:
+    first: Any = [(b"on", False), WorkerLost("gone")]
+    runner = RunnerInParts(first, [(b"one", True), "end"])  # type: ignore[list-item]
+
+    async def receive(self: InParts) -> Any:
+        if self.steps and isinstance(self.steps[0], Exception):
+            raise self.steps.pop(0)  # type: ignore[misc]
+        return await InParts.receive(self)
+
+    stream, outcomes = relay(runner, release_seconds=0.001)
+    InLost = type("InLost", (InParts,), {"receive": receive})  # noqa: N806
+
+    async def connect(record: Any, job: wire.Job, input: Any) -> WorkerConnection:
+        runner.jobs.append(job)
+        runner.connections.append(InLost(job, runner.scripts.pop(0)))
+        return runner.connections[-1]
+
+    runner.connect = connect  # type: ignore[method-assign]
+    assert await read_with_one_pause(stream, runner) == b"one"
+    assert outcomes.counts == {"lost": 1, "completed": 1}
+
+
+async def test_an_end_that_does_not_fit_what_came_is_not_a_success() -> None:
+    class Lying(Scripted):
+        async def receive(self) -> Any:
+            received = await super().receive()
+            return wire.End(received.total + 1) if isinstance(received, wire.End) else received
+
+    class LyingRunner(ScriptedRunner):
+        async def connect(self, record: Any, job: wire.Job, input: Any) -> WorkerConnection:
+            self.connections.append(Lying(job, self.scripts.pop(0)))  # type: ignore[arg-type]
+            return self.connections[-1]
+
+    stream, _ = relay(LyingRunner([b"one", "end"], ["end"], ["end"]), attempts=3)
+    with pytest.raises(WorkerLost, match="said that there are"):
+        await collect(stream, request())

@@ -2,7 +2,7 @@
 
 The relay knows nothing of it: an answer that ends is END, one that says no is FAIL, and whatever else happens to the
 connection is a lost worker. What HTTP can't tell is where in the middle another one could go on, so every attempt
-begins at the first byte, and `etl/replay.py` compares what was delivered already.
+begins at the first byte, and `etl/progress.py` compares what was delivered already.
 
 **Both ways at once.** A container may answer while it reads, or read everything first: aiohttp sends the request's body
 in a task of its own. Neither side is buffered beyond some hundred kilobytes: a reader that pauses stops the container's
@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
@@ -92,7 +92,7 @@ class ContainerConnection(WorkerConnection):
         self._stats = wire.Stats(samples_in=1)
         self._began = time.monotonic()
 
-    async def receive(self) -> Chunk | wire.Stats | wire.Failure:
+    async def receive(self) -> Chunk | wire.End | wire.Failure:
         try:
             if self._response is None:
                 response = self._response = await self._progressing(self._ask())
@@ -109,7 +109,7 @@ class ContainerConnection(WorkerConnection):
             self._stats.bytes_out += len(data)
             return Chunk(memoryview(data), START)
         self._stats.samples_out = 1
-        return self._stats_now()
+        return wire.End(self._stats.bytes_out, self._stats_now())
 
     async def consumed(self, count: int) -> None:
         """Chunks have memory of their own."""
@@ -212,7 +212,7 @@ class ContainerConnection(WorkerConnection):
         ) from error
 
     def _told(self, failure: wire.Failure) -> wire.Failure:
-        return replace(failure, stats=asdict(self._stats_now()))
+        return replace(failure, stats=self._stats_now()).safe()
 
     def _stats_now(self) -> wire.Stats:
         self._stats.function_seconds = time.monotonic() - self._began
@@ -236,7 +236,7 @@ def _headers(job: wire.Job) -> dict[str, str]:
         wire.ARGS_HEADER: job.args,
         wire.BUCKET_HEADER: job.bucket,
         wire.OBJECT_HEADER: job.key,
-        **({} if job.weak else {wire.ETAG_HEADER: job.etag}),
+        **({wire.ETAG_HEADER: job.match[1:-1]} if job.match.startswith('"') else {}),
         wire.SEED_HEADER: str(job.seed),
         wire.EPOCH_HEADER: str(job.epoch),
     }

@@ -86,8 +86,8 @@ class UrlBody(InputBody):
     @classmethod
     async def open(cls, session: aiohttp.ClientSession, job: wire.Job) -> UrlBody:
         headers: dict[str, str] = {hdrs.AUTHORIZATION: f"Bearer {job.token}"} if job.token else {}
-        if job.etag and not job.weak:
-            headers[hdrs.IF_MATCH] = f'"{job.etag}"'
+        if job.match.startswith('"'):
+            headers[hdrs.IF_MATCH] = job.match  # a weak one never matches, and is compared when the answer comes
         if job.stages:
             headers[wire.STAGES_HEADER] = f"{job.stages} {job.transform_id}"
         response = await session.get(job.url, headers=headers)
@@ -96,9 +96,14 @@ class UrlBody(InputBody):
             response.close()
             raise InputFailed(wire.refused_input(job.url, job.stages, response.status, text))
         size, problem = framing_of(response.headers)
+        found = response.headers.get(hdrs.ETAG)
+        if problem:
+            problem = f"the end of {job.url} can't be known: {problem}"
+        elif job.match and found != job.match:
+            problem = f"{job.url} has the version {found} by now, not {job.match}"
         if problem:
             response.close()
-            raise InputFailed(wire.Failure("input_unavailable", f"the end of {job.url} can't be known: {problem}"))
+            raise InputFailed(wire.Failure("input_unavailable", problem))
         return cls(response, size)
 
     async def chunks(self) -> AsyncIterator[bytes]:

@@ -182,7 +182,7 @@ class LocalRunner(Runner):
     ) -> WorkerConnection:
         sock = await runtime.connect()
         timeout = max(self._settings.progress_timeout, record.manifest.sample_timeout)
-        connection = StreamConnection(sock, timeout + STALL_GRACE_SECONDS)
+        connection = StreamConnection(sock, timeout + STALL_GRACE_SECONDS, self._settings.ring_bytes)
         try:
             await connection.start(job, file.fd if file is not None else None)
         except BaseException:

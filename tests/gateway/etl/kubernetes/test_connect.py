@@ -6,10 +6,8 @@ import asyncio
 import os
 import socket
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-import msgpack
 import pytest
 
 from shardgate import wire
@@ -60,7 +58,7 @@ def take_job(listener: socket.socket) -> tuple[socket.socket, wire.Job]:
 
 
 def data(sample: int, payload: bytes) -> bytes:
-    return wire.CHECKPOINT.pack(sample, 512 * sample, True) + payload
+    return wire.CHECKPOINT.pack(*wire.Checkpoint(sample, 512 * sample)) + payload
 
 
 async def test_a_job_goes_to_the_pod_and_its_frames_of_any_size_come_back(pod: socket.socket) -> None:
@@ -72,7 +70,7 @@ async def test_a_job_goes_to_the_pod_and_its_frames_of_any_size_come_back(pod: s
             send(worker, FrameType.HELLO, wire.Hello(worker="pod/0").pack())
             for number, payload in enumerate(payloads):
                 send(worker, FrameType.DATA, data(number, payload))
-            send(worker, FrameType.END, msgpack.packb(asdict(wire.Stats(samples_in=6))))
+            send(worker, FrameType.END, wire.End(0, wire.Stats(samples_in=6)).pack())
         return job
 
     dispatcher = dispatcher_for(pod)
@@ -85,7 +83,7 @@ async def test_a_job_goes_to_the_pod_and_its_frames_of_any_size_come_back(pod: s
         assert chunk.data == payload
         assert chunk.checkpoint == wire.Checkpoint(number, 512 * number, whole=True)
         await connection.consumed(len(payload))
-    assert await connection.receive() == wire.Stats(samples_in=6)
+    assert await connection.receive() == wire.End(0, wire.Stats(samples_in=6))
     job = await working
     assert (job.url, job.token, job.ring) == (JOB.url, JOB.token, False)
     connection.close()
