@@ -272,6 +272,7 @@ class Job:
         ring: The gateway shares memory with the worker and takes SPAN frames.
         once: Reading `url` again need not give the same bytes: it is never continued in the middle.
         stages: How many stages the pipeline has whose earlier ones make what `url` gives; 0 if that is a raw object.
+        probe: Nothing is to be done: HELLO alone is wanted.
         version: Of the worker protocol; 1 did not say so.
     """
 
@@ -296,6 +297,7 @@ class Job:
     once: bool = False
     stages: int = 0
     match: str = ""
+    probe: bool = False
     version: int = 1
 
     def pack(self) -> bytes:

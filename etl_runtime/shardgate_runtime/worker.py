@@ -115,6 +115,9 @@ class Worker:
         outlet = self._outlet(connection, job)
         try:
             self._say_hello(connection, job, outlet)
+            if job.probe:
+                connection.send(wire.FrameType.END, wire.End(0).pack())
+                return
             with closing(open_input(job, fd, self._options.package.id)) as source:
                 run = JobRun(job, self._options.package, function, self._slot, outlet, source)
                 run.run()

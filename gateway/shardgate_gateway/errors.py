@@ -16,6 +16,7 @@
     │   ├── UpstreamCorrupt        it sent bytes that are not the object (short, wrong range, encoded)
     │   └── GenerationChanged      the object was overwritten while it was being read
     ├── TransformError         user code, or the process that runs it, failed
+    │   ├── TransformChanged       its workers are of another environment than its results were named for
     │   ├── TransformStartError    the runtime could not start (import error, missing requirement)
     │   ├── SampleError            the function failed on a sample, and the policy says fail
     │   └── WorkerLost             a worker died or hung, and its work could not be continued
@@ -114,6 +115,10 @@ class GenerationChanged(UpstreamError):
 
 class TransformError(GatewayError):
     code = "transform_failed"
+
+
+class TransformChanged(TransformError):
+    code = "transform_changed"
 
 
 class TransformStartError(TransformError):

@@ -332,6 +332,16 @@ class Cache:
         self._hot.drop(source.entry_name)
         return await self._node.run(self._node.space.remove_entry, self._node.layout.entry(source.entry_name))
 
+    async def evict_group(self, group: str) -> int:
+        """As `evict`, for all entries whose names begin so (`group_name`); how many there were."""
+        names = await self._node.run(self._node.layout.entries_of, group)
+        for name in names:
+            self._hot.drop(name)
+            self._fills.pop(name, None)
+            await self._node.run(discard_fills, self._node.layout, name)
+        paths = [self._node.layout.entry(name) for name in names]
+        return sum([await self._node.run(self._node.space.remove_entry, path) for path in paths])
+
     def _damaged(self, slot: Slot) -> None:
         """A block does not match its checksum: nobody is to open this entry again."""
         self._node.counters.corrupt += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,14 @@ class Layout:
 
     def entry(self, name: str) -> str:
         return f"{self.root}/entries/{name[:2]}/{name}"
+
+    def entries_of(self, group: str) -> list[str]:
+        """Names of all entries, and of fills under way, that begin with this, which has at least two characters."""
+        names: set[str] = set()
+        for folder in (f"{self.entries}/{group[:2]}", self.fills):
+            with contextlib.suppress(FileNotFoundError):
+                names.update(path.name.partition(".")[0] for path in Path(folder).glob(f"{group}*"))
+        return sorted(names)
 
     def control(self, name: str) -> str:
         return f"{self.root}/fills/{name}"

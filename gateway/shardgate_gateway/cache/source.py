@@ -64,6 +64,10 @@ class Source(ABC):
         The chunks stay valid after the iterator went on: who yields from memory that is used again copies first.
         """
 
+    def may_be_kept(self) -> bool:
+        """Whether a body that came whole is to be published; those who read it already get it either way."""
+        return True
+
     @abstractmethod
     async def head(self) -> ObjectMeta:
         """Describe the current version; raises as `Store.head`. `size` may be None where it is not known in advance."""
@@ -93,6 +97,19 @@ class StoreSource(Source):
 
     async def head(self) -> ObjectMeta:
         return await self._store.head(self._key)
+
+
+GROUP_DIGITS = 32
+
+
+def group_name(source: Source) -> str:
+    """How the names of all entries begin that are made of this object, whatever its version."""
+    return entry_name("of", source.entry_name)[:GROUP_DIGITS]
+
+
+def entry_name_in(group: str, *identity: str) -> str:
+    """The name of an entry of this group."""
+    return group + entry_name(*identity)[: 64 - GROUP_DIGITS]
 
 
 def entry_name(*identity: str) -> str:

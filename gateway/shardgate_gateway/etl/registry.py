@@ -23,7 +23,7 @@ import random
 import re
 import secrets
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, get_args
 
@@ -32,6 +32,7 @@ from sqlalchemy import delete, select
 from shardgate import wire
 from shardgate_gateway.errors import GatewayError, LocalStorageError, NotFound, PackageInvalid, UpstreamCorrupt
 from shardgate_gateway.etl.container.check import check_container
+from shardgate_gateway.etl.generation import generation_of
 from shardgate_gateway.etl.options import TransformOptions
 from shardgate_gateway.etl.stats import Outcome, StatsBook, TransformStats
 from shardgate_gateway.state.tables import AliasRow, TransformRow
@@ -67,6 +68,10 @@ class TransformRecord:
         digest: SHA-256 of its package.
         package_bytes: Size of its package.
         created_by: Whose token registered it first; "" where nobody knows.
+        environment: Of its workers, as they said last; see `generation.py`. Empty while nobody knows.
+        registration: Differs from one registration to the next after a deletion.
+        is_random: A sample of it drew random numbers.
+        is_unstable: A sample of it came out differently when it was run again.
     """
 
     id: str
@@ -77,6 +82,14 @@ class TransformRecord:
     package_bytes: int
     created_at: datetime
     created_by: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+    registration: str = ""
+    is_random: bool = False
+    is_unstable: bool = False
+
+    @property
+    def generation(self) -> str:
+        return generation_of(self.options, self.environment, self.registration)
 
 
 class Registry:
@@ -170,6 +183,33 @@ class Registry:
             self._lookups.clear()
         self._lookups[name_or_id] = record, now + LOOKUP_SECONDS
         return record
+
+    async def learn(
+        self,
+        record: TransformRecord,
+        *,
+        environment: dict[str, str] | None = None,
+        random: bool = False,
+        unstable: bool = False,
+    ) -> TransformRecord:
+        """Remember what a worker said of a transform's environment and samples; the record as it is now.
+
+        Raises:
+            NotFound: It was deleted meanwhile.
+            LocalStorageError: The database failed.
+        """
+        environment = record.environment if environment is None else environment
+        known = replace(
+            record,
+            environment=environment,
+            is_random=record.is_random or random,
+            is_unstable=record.is_unstable or unstable,
+        )
+        if known == record:
+            return record
+        row = await self._database.write(lambda session: _learn(session, known))
+        self._lookups.clear()
+        return _record(row)
 
     async def list(self) -> list[TransformRecord]:
         """All transforms, the newest first."""
@@ -285,10 +325,10 @@ def _check_values(manifest: wire.Manifest, function: object) -> None:
         "source": isinstance(manifest.source, str),
         "takes_args": isinstance(manifest.takes_args, bool),
     }
-    for field, good in checks.items():
+    for name, good in checks.items():
         if not good:
-            value = str(getattr(manifest, field))[:80]
-            raise PackageInvalid(f"the manifest's {field} can't be {value!r}", hint="see shardgate.wire.Manifest")
+            value = str(getattr(manifest, name))[:80]
+            raise PackageInvalid(f"the manifest's {name} can't be {value!r}", hint="see shardgate.wire.Manifest")
     if (manifest.kind == "container") is not (manifest.container is not None):
         raise PackageInvalid("the manifest's kind and container don't fit", hint="see shardgate.wire.Manifest")
     if manifest.container is not None:
@@ -321,6 +361,14 @@ def _insert(session: Session, row: TransformRow) -> TransformRow:
     return known or row
 
 
+def _learn(session: Session, known: TransformRecord) -> TransformRow:
+    row = _find(session, known.id)
+    row.environment = known.environment
+    row.is_random = row.is_random or known.is_random
+    row.is_unstable = row.is_unstable or known.is_unstable
+    return row
+
+
 def _find(session: Session, name_or_id: str) -> TransformRow:
     row = session.get(TransformRow, name_or_id)
     if row is None:
@@ -349,4 +397,8 @@ def _record(row: TransformRow) -> TransformRecord:
         package_bytes=row.package_bytes,
         created_at=row.created_at if row.created_at.tzinfo else row.created_at.replace(tzinfo=UTC),
         created_by=row.created_by,
+        environment=row.environment,
+        registration=row.package_key.rpartition("/")[2],
+        is_random=row.is_random,
+        is_unstable=row.is_unstable,
     )

@@ -21,10 +21,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import random
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NoReturn
 
 from shardgate import wire
@@ -33,18 +34,22 @@ from shardgate_gateway.cache.reader import FileSpan
 from shardgate_gateway.errors import (
     Busy,
     GatewayError,
+    LocalStorageError,
+    NotFound,
     SampleError,
+    TransformChanged,
     TransformError,
     UpstreamUnavailable,
     WorkerLost,
 )
+from shardgate_gateway.etl.generation import Identifier, difference
 from shardgate_gateway.etl.pause import Budget, PatientReceiver
 from shardgate_gateway.etl.pipeline import STAGE_SECONDS, name_stage, pipeline_query
 from shardgate_gateway.etl.progress import Progress
 from shardgate_gateway.tokens import USE, exact
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 
     from shardgate_gateway.cache.reader import Reading
     from shardgate_gateway.cache.source import Source
@@ -55,11 +60,40 @@ if TYPE_CHECKING:
     from shardgate_gateway.settings import EtlSettings
     from shardgate_gateway.stores.base import ObjectMeta
 
+log = logging.getLogger(__name__)
+
 BACKOFF_SECONDS = 0.05
 """Before the third attempt without progress; doubles, with jitter. The second follows at once."""
 MAX_BACKOFF_SECONDS = 2.0
 STAGE_PAUSE_SECONDS = (0.05, 1.0)
 """Before a stage asks again whose input had no worker: chosen at random between these."""
+
+
+@dataclass(slots=True)
+class Found:
+    """What is known of a result when it is complete, and was not when it began.
+
+    Attributes:
+        environment: Of the workers that make it.
+        gaps: Samples that were left out for a cause that may pass. A worker that was lost counts its own as one.
+        random: Samples that drew random numbers.
+        unstable: Samples that came out differently when they were run again.
+    """
+
+    environment: dict[str, str] = field(default_factory=dict)
+    gaps: int = 0
+    random: int = 0
+    unstable: int = 0
+
+    def add(self, stats: wire.Stats) -> None:
+        self.gaps += stats.samples_gaps
+        self.random += stats.samples_random
+        self.unstable += stats.samples_unstable
+
+    @property
+    def may_be_kept(self) -> bool:
+        """Another run would most probably give the same bytes."""
+        return not self.gaps and not self.unstable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +107,7 @@ class TransformRequest:
         version: Of that input, where there are any.
         stages: Of the whole pipeline.
         reader: Id of the transform whose worker reads it, the next stage; "" for anybody else.
+        found: What the workers said of the result, while it is computed and after.
     """
 
     record: TransformRecord
@@ -86,6 +121,7 @@ class TransformRequest:
     version: ObjectMeta | None = None
     stages: int = 1
     reader: str = ""
+    found: Found = field(default_factory=Found)
 
     @property
     def input_version(self) -> ObjectMeta:
@@ -141,6 +177,18 @@ class Relay:
         self._endpoint = endpoint
         self._sign = sign
         self._budget = Budget()
+        self._identifier = Identifier(runner, registry)
+
+    async def identified(self, stages: Iterable[Stage]) -> tuple[Stage, ...]:
+        """These stages with the environments of their workers, without which their results have no names.
+
+        Raises:
+            GatewayError: One of them can't be started.
+        """
+        return tuple([replace(stage, record=await self._identifier.identified(stage.record)) for stage in stages])
+
+    async def aclose(self) -> None:
+        await self._identifier.aclose()
 
     async def stream(
         self, request: TransformRequest, *, skip: int = 0, prefix: bytes = b""
@@ -174,6 +222,7 @@ class Relay:
             attempt = _Attempt(progress.sample, progress.delivered, patience)
             try:
                 connection = await self._connect(request, progress.resume(job))
+                await self._check_worker(request, connection, begun=progress.delivered > 0)
                 async with contextlib.aclosing(
                     self._work(connection, progress, attempt, request.source.label)
                 ) as chunks:
@@ -191,7 +240,16 @@ class Relay:
                 outcome = attempt.outcome
                 if progress.anchored and outcome == "released":
                     patience *= 2  # everything is made again: a reader that pauses often shall cost that a few times
-                await self._registry.add_stats(request.record.id, attempt.stats(progress), outcome)
+                await self._account(request, attempt.stats(progress), outcome)
+
+    async def _account(self, request: TransformRequest, stats: wire.Stats, outcome: Outcome) -> None:
+        record = request.record
+        request.found.add(stats)
+        await self._registry.add_stats(record.id, stats, outcome)
+        try:
+            await self._registry.learn(record, random=stats.samples_random > 0, unstable=stats.samples_unstable > 0)
+        except (NotFound, LocalStorageError) as error:
+            log.warning("what a worker found out about %s is forgotten: %s", record.id, error)
 
     async def _connect(self, request: TransformRequest, job: wire.Job) -> WorkerConnection:
         await self._start(request)
@@ -200,6 +258,28 @@ class Relay:
         shard = await request.reading.verified_file()
         with contextlib.nullcontext(shard) if shard else _in_memory(request.reading.content) as file:
             return await self._hand_over(request, job, file)
+
+    async def _check_worker(self, request: TransformRequest, connection: WorkerConnection, *, begun: bool) -> None:
+        """Give up a worker that does not make the result that was asked for, or that another one began.
+
+        Raises:
+            TransformChanged: Nothing was sent yet: the result has another name by now.
+            WorkerLost: Another worker may be of the right environment.
+        """
+        record, hello, found = request.record, connection.hello, request.found
+        found.environment = found.environment or record.environment or hello.environment
+        is_surprise = not hello.reproducible and not record.is_unstable and bool(record.environment)
+        if hello.environment == found.environment and not is_surprise:
+            return
+        connection.close()
+        await self._registry.learn(record, environment=hello.environment, unstable=not hello.reproducible)
+        change = difference(found.environment, hello.environment) or "a sample came out differently when it ran again"
+        if not begun:
+            raise TransformChanged(f"{record.id} is not what it was: {change}", hint="read it again", retry_after=0.0)
+        raise WorkerLost(
+            f"the worker is of another environment than the one that began the result: {change}",
+            hint="read it again when all workers are of one environment",
+        )
 
     async def _start(self, request: TransformRequest) -> None:
         """Have the runtimes of all stages ready."""
@@ -245,6 +325,7 @@ class Relay:
                         yield data
                         receiver.delivered()
                     progress.advance(len(data), received.checkpoint)
+                    attempt.gaps |= received.checkpoint.gap
         finally:
             await receiver.aclose()
             connection.close()
@@ -295,6 +376,7 @@ class _Attempt:
     Attributes:
         patience: Seconds that it waits for a reader that pauses.
         outcome: What it is if nothing else happens: the reader leaves.
+        gaps: A sample was left out for a cause that may pass.
     """
 
     first_sample: int
@@ -302,6 +384,7 @@ class _Attempt:
     patience: float
     outcome: Outcome = "abandoned"
     reported: wire.Stats | None = None
+    gaps: bool = False
 
     @property
     def running(self) -> bool:
@@ -330,7 +413,9 @@ class _Attempt:
     def stats(self, progress: Progress) -> wire.Stats:
         """What the worker reported, or what is known of one that could not."""
         done = wire.Stats(
-            samples_in=progress.sample - self.first_sample, bytes_out=progress.delivered - self.first_byte
+            samples_in=progress.sample - self.first_sample,
+            samples_gaps=int(self.gaps),
+            bytes_out=progress.delivered - self.first_byte,
         )
         return self.reported or done
 

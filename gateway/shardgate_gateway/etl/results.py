@@ -1,8 +1,12 @@
 """What the result of a transform is called, and whether it is kept.
 
-A result is a pure function of the object's version, the transform, its arguments, seed and epoch. So it has a name and
-a strong ETag before anything ran, and can be kept beside raw objects as just another source: HEAD, ranges and
-conditions then work as for any object, and nobody computes it twice.
+A result is a pure function of the object's version, the transform and its generation, its arguments, seed and epoch. So
+it has a name and an ETag before anything ran, and can be kept beside raw objects as just another source: HEAD, ranges
+and conditions then work as for any object, and nobody computes it twice.
+
+The ETag is strong where the same request gives the same bytes: not where a container makes them, where a sample came
+out differently when it was run again, or where samples are left out rather than failing, which may be for want of time
+or memory. A result that misses a sample for such a cause is never kept.
 
 Keeping costs as much as computing where the output is large, so it is a policy of the transform:
 
@@ -22,10 +26,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from shardgate_gateway.cache.source import Freshness, Source, entry_name
+from shardgate_gateway.cache.source import Freshness, Source, entry_name_in, group_name
 from shardgate_gateway.errors import GatewayError, GenerationChanged, PreconditionFailed
 from shardgate_gateway.etl.pipeline import Stage, pipeline_id
-from shardgate_gateway.etl.relay import TransformRequest
+from shardgate_gateway.etl.relay import Found, TransformRequest
 from shardgate_gateway.stores.base import ObjectMeta, ObjectStream
 
 if TYPE_CHECKING:
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from shardgate_gateway.etl.relay import Relay
     from shardgate_gateway.settings import EtlSettings
 
+ETAG_DIGITS = 32
 COPIES = 8
 """How many results of the largest small size may be held in memory at once, per process."""
 
@@ -68,8 +73,7 @@ class ResultSource(Source):
         stages: Of the pipeline that it belongs to.
         reader: Id of the transform whose worker reads it, if one does.
 
-    Nothing promises that a container makes the same bytes of the same input, so its results have weak etags, and so has
-    whatever is made of them.
+    What is made of a result with a weak etag has a weak one, too.
     """
 
     recomputed = True
@@ -99,15 +103,17 @@ class ResultSource(Source):
         self._reader = reader
         self.query = query
         self.request_id = request_id
-        identity = (source.label, version.etag, record.id, query.args, str(query.seed), str(query.epoch))
-        self.entry_name = entry_name("result", *identity)
+        asked = (query.args, str(query.seed), str(query.epoch))
+        identity = (source.label, version.etag_header, record.id, record.generation, *asked)
+        self.entry_name = entry_name_in(group_name(self.raw), *identity)
+        self._found = Found()
         self.label = f"{source.label} through {record.id}"
         self.freshness = Freshness.immutable()
         self.meta = ObjectMeta(
             key=version.key,
             size=None,
-            etag=self.entry_name[:32],
-            weak=version.weak or record.manifest.container is not None,
+            etag=self.entry_name[-ETAG_DIGITS:],
+            weak=version.weak or _varies(record),
             last_modified=None,  # that of the raw object would say that new code makes nothing new
             content_type=_content_type(record.manifest),
         )
@@ -142,7 +148,7 @@ class ResultSource(Source):
         start: int = 0,
         end: int | None = None,
         if_match: str | None = None,
-        prefix: bytes | None = None,  # noqa: ARG002
+        prefix: bytes | None = None,
     ) -> ObjectStream:
         """Compute it from byte `start` on.
 
@@ -158,15 +164,17 @@ class ResultSource(Source):
         except BaseException:
             reading.aclose()
             raise
-        return ObjectStream(self.meta, start, end, self._chunks(request, start, end))
+        return ObjectStream(self.meta, start, end, self._chunks(request, start, end, prefix or b""))
 
     async def head(self) -> ObjectMeta:
         return self.meta
 
-    async def _chunks(self, request: TransformRequest, start: int, end: int | None) -> AsyncIterator[bytes]:
+    async def _chunks(
+        self, request: TransformRequest, start: int, end: int | None, prefix: bytes
+    ) -> AsyncIterator[bytes]:
         """Copies, since the memory of a worker's chunk is its own again when the next one is asked for."""
         try:
-            async with aclosing(self._relay.stream(request, skip=start)) as chunks:
+            async with aclosing(self._relay.stream(request, skip=start, prefix=prefix)) as chunks:
                 async for chunk in chunks:
                     part = bytes(chunk if end is None else chunk[: end - start])
                     start += len(part)
@@ -201,6 +209,10 @@ class Results:
         self._asked = asked
         self._held = 0
         self._keeping: set[asyncio.Task[None]] = set()
+
+    async def identified(self, pipeline: Sequence[Stage]) -> tuple[Stage, ...]:
+        """These stages as their results are named by; starts what never ran. Raises as `Runner.ensure`."""
+        return await self._relay.identified(pipeline)
 
     def source(
         self,
@@ -260,7 +272,7 @@ class Results:
                 async for chunk in chunks:
                     copy.add(chunk)
                     yield chunk
-            if (body := copy.whole()) is not None:
+            if result.may_be_kept() and (body := copy.whole()) is not None:
                 self._keep(result, body)
         finally:
             copy.drop()
@@ -270,6 +282,7 @@ class Results:
             task.cancel()
         await asyncio.gather(*self._keeping, return_exceptions=True)
         self._asked.close()
+        await self._relay.aclose()
 
     def reserve(self, count: int) -> bool:
         """Take `count` bytes of what all copies may hold, if there are so many left."""
@@ -288,6 +301,11 @@ class Results:
             await self._cache.prefetch(computed)
         except GatewayError as error:
             log.warning("%s is not kept: %s", computed.label, error)
+
+
+def _varies(record: TransformRecord) -> bool:
+    """Whether another run may give other bytes."""
+    return record.manifest.container is not None or record.manifest.on_error != "fail" or record.is_unstable
 
 
 def _content_type(manifest: wire.Manifest) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from shardgate_gateway.cache.source import group_name
 from shardgate_gateway.errors import BadRequest, GatewayError
 from shardgate_gateway.http.request import object_key, parameters, provider
 from shardgate_gateway.tokens import READ, WRITE
@@ -59,11 +60,12 @@ async def prefetch(service: Service, call: Call) -> web.StreamResponse:
 
 
 async def evict(service: Service, call: Call) -> web.StreamResponse:
-    """Drop an object or all objects of a prefix from the caches of all gateways; the store keeps them."""
+    """Drop an object or all of a prefix, and all results of transforms of it, from the caches of all gateways."""
     forwarder = service.forwarder
 
     async def one(bucket: Bucket, key: str) -> int:
-        return int(await service.cache.evict(bucket.source(key)))
+        source = bucket.source(key)
+        return int(await service.cache.evict(source)) + await service.cache.evict_group(group_name(source))
 
     asked, evicted, failures = await _for_all(service, call, WRITE, one)
     if forwarder is not None and not forwarder.is_from_peer(call):

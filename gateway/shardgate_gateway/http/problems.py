@@ -72,6 +72,7 @@ STATUS: dict[type[GatewayError], int] = {
     errors.UpstreamCorrupt: 502,
     # Transform and shard are what they are: another try of the same request ends the same way.
     errors.TransformError: 422,
+    errors.TransformChanged: 503,
     errors.TransformStartError: 422,
     errors.SampleError: 422,
     errors.WorkerLost: 502,

@@ -9,6 +9,7 @@ is ignored and the whole result comes with status 200, as HTTP allows.
 
 from __future__ import annotations
 
+import logging
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from aiohttp import hdrs
 
 from shardgate import wire
 from shardgate.text import safe_line
-from shardgate_gateway.errors import BadRequest
+from shardgate_gateway.errors import BadRequest, GenerationChanged, TransformChanged
 from shardgate_gateway.etl.pipeline import resolve_pipeline
 from shardgate_gateway.etl.results import Query
 from shardgate_gateway.http import members
@@ -35,7 +36,26 @@ if TYPE_CHECKING:
     from shardgate_gateway.stores.base import ObjectMeta
 
 
+RENAMINGS = 5
+"""How often the environment of a transform, or its object, may change while one request asks for it."""
+log = logging.getLogger(__name__)
+
+
 async def get(service: Service, call: Call, target: ObjectTarget, source: Source) -> Sent:
+    """Answer a GET. What turns out to have another name while it is asked for, before a byte was sent, is asked again.
+
+    Raises:
+        GatewayError: There is no such result.
+    """
+    for _ in range(RENAMINGS):
+        try:
+            return await _get(service, call, target, source)
+        except (TransformChanged, GenerationChanged) as error:
+            log.info("request %s: %s", call.id, error.message)
+    return await _get(service, call, target, source)
+
+
+async def _get(service: Service, call: Call, target: ObjectTarget, source: Source) -> Sent:
     if is_conditional(call.headers):
         result = await _result(service, call, target, source, await service.cache.head(source))
         if target.archpath is not None:
@@ -94,7 +114,10 @@ async def _result(
 
 async def _pipeline(service: Service, target: ObjectTarget) -> tuple[Stage, ...]:
     assert target.transform is not None
-    return await resolve_pipeline(service.registry, target.transform, target.args, service.settings.etl.args_bytes)
+    limit = service.settings.etl.args_bytes
+    return await service.results.identified(
+        await resolve_pipeline(service.registry, target.transform, target.args, limit)
+    )
 
 
 def _stages(call: Call, own: int) -> tuple[int, str]:

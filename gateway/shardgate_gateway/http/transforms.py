@@ -132,6 +132,10 @@ async def _describe(service: Service, record: TransformRecord) -> dict[str, Any]
         "package_bytes": record.package_bytes,
         "created_at": record.created_at.isoformat(),
         "created_by": record.created_by,
+        "generation": record.generation,
+        "environment": record.environment,
+        "is_random": record.is_random,
+        "is_unstable": record.is_unstable,
         **asdict(status),
         "since": status.since.isoformat() if status.since else None,
     }

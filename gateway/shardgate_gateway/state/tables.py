@@ -10,10 +10,10 @@ from __future__ import annotations
 from datetime import datetime  # noqa: TC003 (SQLAlchemy reads the annotations)
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Float, ForeignKey, LargeBinary, String
+from sqlalchemy import JSON, BigInteger, DateTime, Float, ForeignKey, LargeBinary, String, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest migration."""
 SCHEMA_VERSION = 2
 """In `schema`, where gateways from before the migrations look: they know 1, and refuse all others."""
@@ -42,7 +42,7 @@ class Schema(Base):
 
 
 class TransformRow(Base):
-    """One package under its content-addressed id. Only `options` ever changes."""
+    """One package under its content-addressed id. `options` change, and what its workers say of themselves."""
 
     __tablename__ = "transforms"
 
@@ -55,6 +55,9 @@ class TransformRow(Base):
     package_bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     created_by: Mapped[str] = mapped_column(String(255), server_default="")
+    environment: Mapped[dict[str, str]] = mapped_column(JSON, default=dict, server_default="{}")
+    is_random: Mapped[bool] = mapped_column(default=False, server_default=false())
+    is_unstable: Mapped[bool] = mapped_column(default=False, server_default=false())
 
 
 class AliasRow(Base):
@@ -76,6 +79,9 @@ class StatsRow(Base):
     samples_in: Mapped[int] = mapped_column(BigInteger, default=0)
     samples_out: Mapped[int] = mapped_column(BigInteger, default=0)
     samples_skipped: Mapped[int] = mapped_column(BigInteger, default=0)
+    samples_gaps: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    samples_random: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    samples_unstable: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     bytes_in: Mapped[int] = mapped_column(BigInteger, default=0)
     bytes_out: Mapped[int] = mapped_column(BigInteger, default=0)
     fetch_seconds: Mapped[float] = mapped_column(Float, default=0.0)

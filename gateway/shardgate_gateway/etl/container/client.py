@@ -44,13 +44,18 @@ class ContainerClient:
         job: wire.Job,
         input: FileSpan | None,  # noqa: A002 (as in Runner.connect)
         done: Callable[[bool], None],
+        *,
+        image: str = "",
     ) -> ContainerConnection:
-        """A connection for one job, which begins when it is first asked for something; see there."""
+        """A connection for one job, which begins when it is first asked for something; see there.
+
+        `image` is the digest of what runs there; "" is a command of this machine.
+        """
         container = record.manifest.container
         assert container is not None
         if self._session is None:
             self._session = open_session()
-        return ContainerConnection(self._session, address, container, job, input, self._timeout, done)
+        return ContainerConnection(self._session, address, container, job, input, self._timeout, done, image=image)
 
     async def aclose(self) -> None:
         if self._session is not None:

@@ -18,11 +18,18 @@ import asyncio
 import os
 import socket
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from shardgate_gateway.errors import Conflict, KubernetesError, KubernetesUnavailable, TransformStartError
+from shardgate_gateway.errors import (
+    Conflict,
+    KubernetesError,
+    KubernetesUnavailable,
+    TransformStartError,
+    WorkerLost,
+)
 from shardgate_gateway.etl.container.client import ContainerClient
 from shardgate_gateway.etl.kubernetes import names
 from shardgate_gateway.etl.kubernetes.clean import Caretaker
@@ -67,6 +74,8 @@ SYNC_SECONDS = 10.0
 """For the first answer of the API server."""
 FAILURE_SECONDS = 5.0
 """How long a failed start answers for others."""
+IMAGE_SECONDS = 5.0
+"""For the watch of pods to be as far as that of their addresses."""
 STALL_GRACE_SECONDS = 5.0
 """As in the local runner: the runtime's own clock is the finer one."""
 
@@ -117,9 +126,26 @@ class KubernetesRunner(Runner):
             try:
                 if record.manifest.container is not None:
                     return await dispatcher.connect(lambda place: self._open_container(place, record, job, input))
-                return await dispatcher.connect(lambda place: open_job(place, job, timeout))
+                return await dispatcher.connect(lambda place: self._open_job(place, record, job, timeout))
             except NoPods:
                 await self.ensure(record)
+
+    async def _open_job(
+        self, place: Place, record: TransformRecord, job: wire.Job, progress_timeout: float
+    ) -> WorkerConnection:
+        images = await self._images(place, record)
+        connection = await open_job(place, job, progress_timeout)
+        connection.hello = replace(connection.hello, environment={**connection.hello.environment, "image": images})
+        return connection
+
+    async def _images(self, place: Place, record: TransformRecord) -> str:
+        """What the pod runs. Pods and their addresses are watched apart, and one may be known before the other."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(IMAGE_SECONDS):
+                while not (images := self._view.images(place.endpoint.pod)):
+                    await self._view.wait_for_change(record.id, IMAGE_SECONDS)
+                return images
+        raise WorkerLost(f"the API server does not say what pod {place.endpoint.pod} of {record.id} runs")
 
     def demands(self) -> Demands:
         """What readers of this process want."""
@@ -166,6 +192,7 @@ class KubernetesRunner(Runner):
     ) -> WorkerConnection:
         """A container begins when its first bytes are asked for; that it can be reached is to be known before."""
         endpoint = place.endpoint
+        images = await self._images(place, record)
         (await connect(endpoint.address, endpoint.port)).close()
         host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
 
@@ -173,7 +200,7 @@ class KubernetesRunner(Runner):
             if place.running:
                 place.release()
 
-        return self._containers.connection(f"{host}:{endpoint.port}", record, job, file, done)
+        return self._containers.connection(f"{host}:{endpoint.port}", record, job, file, done, image=images)
 
     def _stopped(self, transform_id: str) -> bool:
         deployment = self._view.deployment(transform_id)

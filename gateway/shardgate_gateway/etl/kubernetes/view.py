@@ -7,6 +7,7 @@ They are held by the transform's label; nothing polls.
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,10 @@ class ClusterView:
         pods = tuple(self.pods.group(names.transform_label(transform_id)).values())
         events = {name: tuple(self.events.group(name).values()) for name in (pod["metadata"]["name"] for pod in pods)}
         return Observed(self.deployment(transform_id), pods, events)
+
+    def images(self, pod: str) -> str:
+        """Digests of the images that this pod runs; "" while the API server has not said so."""
+        return str(self.pods.items.get(pod, {}).get("images", ""))
 
     async def wait_for_change(self, transform_id: str, seconds: float) -> None:
         """Return at the next change of anything of this transform, or after so many seconds."""
@@ -118,8 +123,16 @@ def _pod(obj: Object) -> Object:
             "labels": {names.LABEL_TRANSFORM: _label(obj)},
             "annotations": _only(annotations_of(obj), names.ANNOTATION_SPEC),
         },
+        "images": _images(obj),
     }
     return about | (_of_ready_pod(obj) if is_ready(obj) else _of_pod(obj))
+
+
+def _images(obj: Object) -> str:
+    """The digests of the images that its containers run, one string for the many pods that run the same."""
+    running = (obj.get("status") or {}).get("containerStatuses") or ()
+    found = sorted({c["imageID"].rpartition("@")[2] for c in running if c.get("imageID")})
+    return sys.intern(" ".join(found))
 
 
 def _of_ready_pod(obj: Object) -> Object:

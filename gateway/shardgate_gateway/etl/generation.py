@@ -1,0 +1,82 @@
+"""The generation of a transform: a digest of what its results depend on beside its package and the request.
+
+The same code gives other bytes with another environment variable, another image or another version of a library, and
+those change while its id does not. So the name and the ETag of a result hold its generation, too, and a stream is
+continued only by a worker of the same one. What workers are like is known once one has said it (`wire.Hello`); the
+database remembers it, so that kept results are found while nothing runs.
+
+A transform that is deleted and registered again is of another generation: nothing of before is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+from shardgate import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from shardgate_gateway.etl.options import TransformOptions
+    from shardgate_gateway.etl.registry import Registry, TransformRecord
+    from shardgate_gateway.etl.runner import Runner
+
+
+def generation_of(options: TransformOptions, environment: Mapping[str, str], registration: str) -> str:
+    """Sixteen hex digits; "" while nobody knows the environment."""
+    if not environment:
+        return ""
+    facts = [options.env, options.image, sorted(options.secrets), dict(environment), registration]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def difference(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    """What changed from one environment to the other, for people."""
+    names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    return ", ".join(f"{name} {before.get(name, 'none')} became {after.get(name, 'none')}" for name in names[:5])
+
+
+class Identifier:
+    """Finds out what the workers of a transform are like, by asking one, once."""
+
+    def __init__(self, runner: Runner, registry: Registry) -> None:
+        self._runner = runner
+        self._registry = registry
+        self._asking: dict[str, asyncio.Task[TransformRecord]] = {}
+
+    async def identified(self, record: TransformRecord) -> TransformRecord:
+        """The record with its environment. Starts the transform where nobody knows it yet.
+
+        Raises:
+            GatewayError: As `Runner.ensure` and `Runner.connect`.
+        """
+        if record.environment:
+            return record
+        task = self._asking.get(record.id)
+        if task is None:
+            task = self._asking[record.id] = asyncio.create_task(self._ask(record))
+            task.add_done_callback(lambda done: self._forget(record.id, done))
+        return await asyncio.shield(task)
+
+    def _forget(self, transform_id: str, done: asyncio.Task[TransformRecord]) -> None:
+        del self._asking[transform_id]
+        if not done.cancelled():
+            done.exception()  # whoever waited has it
+
+    async def _ask(self, record: TransformRecord) -> TransformRecord:
+        await self._runner.ensure(record)
+        job = wire.Job(request_id="", transform_id=record.id, bucket="", key="", etag="", probe=True)
+        connection = await self._runner.connect(record, job, None)
+        try:
+            hello = connection.hello
+        finally:
+            connection.close()
+        return await self._registry.learn(record, environment=hello.environment, unstable=not hello.reproducible)
+
+    async def aclose(self) -> None:
+        for task in self._asking.values():
+            task.cancel()
+        await asyncio.gather(*self._asking.values(), return_exceptions=True)
