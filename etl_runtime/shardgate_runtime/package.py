@@ -20,8 +20,8 @@ from shardgate.arguments import args_style
 from shardgate_runtime.failures import StartupError, describe, user_traceback
 from shardgate_runtime.generators import generators
 from shardgate_runtime.orphans import one_process
-from shardgate_runtime.seeds import seeded_by
 from shardgate_runtime.provenance import environment_of
+from shardgate_runtime.seeds import seeded_by
 
 if TYPE_CHECKING:
     from pathlib import Path

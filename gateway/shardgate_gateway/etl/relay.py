@@ -185,7 +185,15 @@ class Relay:
         Raises:
             GatewayError: One of them can't be started.
         """
-        return tuple([replace(stage, record=await self._identifier.identified(stage.record)) for stage in stages])
+        stages = tuple(stages)
+        found = []
+        for number, stage in enumerate(stages, 1):
+            try:
+                found.append(replace(stage, record=await self._identifier.identified(stage.record)))
+            except GatewayError as error:
+                name_stage(error, number, len(stages), stage.record.id)
+                raise
+        return tuple(found)
 
     async def aclose(self) -> None:
         await self._identifier.aclose()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PARALLEL = 4
 """Objects prefetched at once: each may use `cache.parallel_parts` connections."""
 REPORTED_FAILURES = 20
-_PARAMETERS = frozenset({"bucket", "provider", "object", "prefix"})
+_PARAMETERS = frozenset({"bucket", "provider", "object", "prefix", "results"})
 
 
 async def stat(service: Service, call: Call) -> web.StreamResponse:
@@ -60,12 +60,17 @@ async def prefetch(service: Service, call: Call) -> web.StreamResponse:
 
 
 async def evict(service: Service, call: Call) -> web.StreamResponse:
-    """Drop an object or all of a prefix, and all results of transforms of it, from the caches of all gateways."""
+    """Drop an object or all of a prefix, and all results of transforms of it, from the caches of all gateways.
+
+    `results=false` leaves the results.
+    """
     forwarder = service.forwarder
+    with_results = parameters(call.query, _PARAMETERS).get("results", "true") != "false"
 
     async def one(bucket: Bucket, key: str) -> int:
         source = bucket.source(key)
-        return int(await service.cache.evict(source)) + await service.cache.evict_group(group_name(source))
+        results = await service.cache.evict_group(group_name(source)) if with_results else 0
+        return int(await service.cache.evict(source)) + results
 
     asked, evicted, failures = await _for_all(service, call, WRITE, one)
     if forwarder is not None and not forwarder.is_from_peer(call):
@@ -83,7 +88,7 @@ async def _for_all(
     A single object that fails raises; one of many is reported and does not stop the others.
     """
     given = parameters(call.query, _PARAMETERS)
-    if "bucket" not in given or len(given.keys() & {"object", "prefix"}) != 1:
+    if "bucket" not in given or len(given.keys() & {"object", "prefix", "results"}) != 1:
         raise BadRequest("say which bucket=, and either object= or prefix=")
     bucket = service.buckets.find(given["bucket"], provider(given), call.grant)
     if "object" in given:

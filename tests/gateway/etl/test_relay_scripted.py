@@ -101,10 +101,15 @@ class Outcomes:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.work = wire.Stats()
+        self.learned: list[dict[str, Any]] = []
 
     async def add_stats(self, _id: str, stats: wire.Stats, outcome: str) -> None:
         self.counts[outcome] += 1
         self.work.add(stats)
+
+    async def learn(self, record: TransformRecord, **findings: Any) -> TransformRecord:
+        self.learned.append({name: value for name, value in findings.items() if value})
+        return record
 
 
 RECORD = TransformRecord("t-0", "t", "", wire.Manifest("t"), TransformOptions(), 0, datetime.now(UTC))

@@ -118,7 +118,7 @@ def test_a_container_that_gives_other_bytes_the_second_time_is_found_out(
 ) -> None:
     with pytest.raises(TransferIncomplete):
         get(turn, cut=1_500_000, noise=True)
-    assert "its container is not deterministic" in gateway.said
+    assert "the transform is not deterministic" in gateway.said
 
 
 def test_a_container_that_hangs_is_given_up_for_want_of_progress(turn: ContainerTransform, tmp_path: Path) -> None:

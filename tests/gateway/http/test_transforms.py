@@ -8,6 +8,7 @@ import socket
 import tarfile
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from urllib.parse import quote
 
 import pytest
 from gateway_process import eventually, running_gateway
@@ -143,7 +144,9 @@ def test_a_result_is_streamed_then_kept_then_an_object_like_any_other(gateway: G
 def test_a_kept_result_is_served_without_fetching_its_evicted_shard_again(gateway: GatewayProcess) -> None:
     record = registered(gateway, shout, "cache=always", name="kept-alone")
     first = get(gateway, record["id"])
-    evicted = curl(f"{gateway.endpoint}/v1/cache/evict?bucket=data&provider=gcp&object=a.tar", "-X", "POST")
+    evicted = curl(
+        f"{gateway.endpoint}/v1/cache/evict?bucket=data&provider=gcp&object=a.tar&results=false", "-X", "POST"
+    )
     assert evicted.status == 200, evicted.body
     again = get(gateway, record["id"])
     assert again.headers["x-shardgate-cache"] == "hit"
@@ -151,7 +154,50 @@ def test_a_kept_result_is_served_without_fetching_its_evicted_shard_again(gatewa
     assert get_raw(gateway).headers["x-shardgate-cache"] == "miss"
 
 
-def test_the_etag_is_known_before_anything_runs(gateway: GatewayProcess) -> None:
+def test_results_never_outlive_the_eviction_of_their_object(gateway: GatewayProcess) -> None:
+    record = registered(gateway, shout, "cache=always", name="evicted")
+    other = registered(gateway, shout, "cache=always", name="evicted-too")
+    for transform in (record, other):
+        get(gateway, transform["id"])
+        get(gateway, transform["id"], epoch=1)
+    evicted = curl(f"{gateway.endpoint}/v1/cache/evict?bucket=data&provider=gcp&object=a.tar", "-X", "POST")
+    assert json.loads(evicted.body)["evicted"] >= 5
+    for transform in (record, other):
+        assert get(gateway, transform["id"]).headers["x-shardgate-cache"] == "miss"
+
+
+def test_results_never_outlive_their_registration(gateway: GatewayProcess) -> None:
+    record = registered(gateway, shout, "cache=always", name="buried")
+    first = get(gateway, record["id"])
+    assert get(gateway, record["id"]).headers["x-shardgate-cache"] == "hit"
+    assert curl(f"{gateway.endpoint}/v1/transforms/{record['id']}", "-X", "DELETE").status == 204
+    assert registered(gateway, shout, "cache=always", name="buried")["id"] == record["id"]
+    again = get(gateway, record["id"])
+    assert again.headers["x-shardgate-cache"] == "miss"
+    assert again.headers["etag"] != first.headers["etag"]
+
+
+def environment_text(sample: dict[str, Any]) -> dict[str, Any]:
+    import os
+
+    return {"txt": os.environ.get("MODEL", "none") * 300}
+
+
+def test_other_environment_variables_never_answer_with_the_results_of_before(gateway: GatewayProcess) -> None:
+    seen = []
+    for model in ("a", "b", "a"):
+        option = quote(json.dumps({"MODEL": model}))
+        record = registered(gateway, environment_text, f"cache=always&env={option}", name="modelled")
+        for action in ("stop", "start"):
+            assert curl(f"{gateway.endpoint}/v1/transforms/{record['id']}/{action}", "-X", "POST").status == 200
+        answer = get(gateway, record["id"])
+        assert model.encode() * 300 in answer.body
+        seen.append((answer.headers["etag"], answer.headers["x-shardgate-cache"]))
+    assert [cache for _, cache in seen] == ["miss", "miss", "hit"]
+    assert seen[0][0] == seen[2][0] != seen[1][0]
+
+
+def test_the_etag_is_known_before_anything_is_computed(gateway: GatewayProcess) -> None:
     record = registered(gateway, note, name="unrun")
     head = get(gateway, "unrun", "-I", epoch=1)
     assert head.status == 200
@@ -161,7 +207,11 @@ def test_the_etag_is_known_before_anything_runs(gateway: GatewayProcess) -> None
     others = [{"epoch": 2}, {"epoch": 1, "seed": 1}, {"epoch": 1, "args": "x"}]
     etags = {get(gateway, "unrun", "-I", **query).headers["etag"] for query in [{"epoch": 1}, *others]}
     assert len(etags) == 4
-    assert json.loads(curl(f"{gateway.endpoint}/v1/transforms/{record['id']}").body)["state"] == "pending"
+    described = json.loads(curl(f"{gateway.endpoint}/v1/transforms/{record['id']}").body)
+    assert described["generation"]
+    assert described["environment"]["python"]
+    stats = json.loads(curl(f"{gateway.endpoint}/v1/transforms/{record['id']}/stats").body)
+    assert (stats["samples_in"], stats["completed"]) == (0, 0)
 
 
 def test_a_range_of_a_result_that_is_not_kept_yet_is_computed_and_cut(gateway: GatewayProcess) -> None:
