@@ -88,7 +88,7 @@ async def _for_all(
     A single object that fails raises; one of many is reported and does not stop the others.
     """
     given = parameters(call.query, _PARAMETERS)
-    if "bucket" not in given or len(given.keys() & {"object", "prefix", "results"}) != 1:
+    if "bucket" not in given or len(given.keys() & {"object", "prefix"}) != 1:
         raise BadRequest("say which bucket=, and either object= or prefix=")
     bucket = service.buckets.find(given["bucket"], provider(given), call.grant)
     if "object" in given:
