@@ -159,6 +159,7 @@ BY_CODE: dict[str, type[GatewayError]] = {
     "kubernetes_failed": UpstreamFailed,
     "kubernetes_unavailable": UpstreamFailed,
     "transform_failed": TransformFailed,
+    "transform_changed": Busy,
     "transform_start_failed": TransformFailed,
     "sample_failed": TransformFailed,
     "worker_lost": TransformFailed,

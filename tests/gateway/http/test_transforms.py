@@ -7,8 +7,7 @@ import json
 import socket
 import tarfile
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
 from gateway_process import eventually, running_gateway

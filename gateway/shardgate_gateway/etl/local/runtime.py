@@ -170,7 +170,8 @@ class LocalRuntime:
                         f"transform {self._id} was stopped", hint=f"`shardgate etl start {self._id}` starts it again"
                     )
                 if await self._joins_a_running_one():
-                    self._process = None  # if there was one, it is dead: another process has it now
+                    if self._process is not None and not self._process.running:
+                        self._process = None  # another process has it now
                     self._ready = True
                     return
                 self._raise_recent_failure()
