@@ -96,6 +96,7 @@ class StablePickler(_PythonPickler):  # type: ignore[misc]
     Args:
         wanted: Attributes of local modules that are sent.
         outer: Ids of the sets whose members are being put in order by this one.
+        process: Of the pickler that asks for that order.
 
     Attributes:
         buffer: Where the pickle goes.
@@ -106,7 +107,9 @@ class StablePickler(_PythonPickler):  # type: ignore[misc]
 
     dispatch_table = cloudpickle.Pickler.dispatch_table
 
-    def __init__(self, wanted: frozenset[str], outer: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self, wanted: frozenset[str], outer: frozenset[int] = frozenset(), process: ProcessState | None = None
+    ) -> None:
         self.buffer = io.BytesIO()
         super().__init__(self.buffer, PROTOCOL)
         self.globals_ref: dict[int, dict[str, Any]] = {}
@@ -115,7 +118,7 @@ class StablePickler(_PythonPickler):  # type: ignore[misc]
         self.filtered = False
         self._wanted = wanted
         self._outer = outer
-        self._process = ProcessState()
+        self._process = process or ProcessState()
         self._addresses = Addresses()
         self._generators = itertools.count()
         self._strings: dict[str, str] = {}
@@ -207,7 +210,8 @@ class StablePickler(_PythonPickler):  # type: ignore[misc]
         return make, (in_order(obj, lambda member: self._digest(member, outer)),), *rest
 
     def _digest(self, obj: Any, outer: frozenset[int]) -> str:
-        inner = StablePickler(self._wanted, outer)
+        inner = StablePickler(self._wanted, outer, self._process)
+        inner._addresses = self._addresses.anew()
         with contextlib.suppress(Exception):  # what can't be pickled fails again, where its path is known
             inner.dump(obj)
         return hashlib.sha256(inner.buffer.getvalue()).hexdigest()

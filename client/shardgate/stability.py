@@ -72,8 +72,8 @@ class Recorder(pickling.StablePickler):
 
     wanted_place: ClassVar[int] = -1
 
-    def __init__(self, wanted: frozenset[str], outer: frozenset[int] = frozenset()) -> None:
-        super().__init__(wanted, outer)
+    def __init__(self, wanted: frozenset[str]) -> None:
+        super().__init__(wanted)
         self.values: list[str] = []
         self.place = ""
 

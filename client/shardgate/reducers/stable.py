@@ -37,6 +37,12 @@ class Addresses:
         self._classes: set[int] = set()
         self._numbers: dict[int, int] = {}
 
+    def anew(self) -> Addresses:
+        """The same, with nothing met yet."""
+        other = Addresses()
+        other._living, other._classes = self._living, self._classes
+        return other
+
     def stable(self, text: str) -> str:
         """The text with a stand-in for each address."""
         return ADDRESS.sub(self._stand_in, text)
