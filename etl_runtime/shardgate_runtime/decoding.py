@@ -19,13 +19,13 @@ from weakref import ref
 import numpy as np
 
 from shardgate_runtime.failures import SampleFailed, describe
+from shardgate_runtime.formats import PICTURES, format_of
 from shardgate_runtime.lazy_sample import Sample, Unread
-from shardgate_runtime.webdataset_parts import IMAGE_EXTENSIONS, WebdatasetDecoder, imagehandler
+from shardgate_runtime.webdataset_parts import WebdatasetDecoder, basichandlers, decoders, gzfilter, imagehandler
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-PICTURES = frozenset(IMAGE_EXTENSIONS)
 STRIP_BYTES = 1 << 20
 """Of two pictures that are compared at a time: no copies of large ones, and an early end where they differ."""
 HINT = (
@@ -53,12 +53,6 @@ class Decoder(Protocol):
     def original(self, field: str, value: Any) -> tuple[str, bytes] | None:
         """Extension and bytes that such a value of a result came as; None if it has to be encoded."""
         ...
-
-
-def format_of(field: str) -> str:
-    """The part of a field's name that tells its format: "jpg" of "left.JPG", "json.gz" of "boxes.json.gz"."""
-    name, _, extension = field.lower().rpartition(".")
-    return f"{name.rpartition('.')[2]}.gz" if extension == "gz" else extension
 
 
 class RawFields:
@@ -91,7 +85,11 @@ class LazyFields:
     def __init__(self, spec: str) -> None:
         self.spec = spec
         self.seconds = 0.0
-        self._decode1 = WebdatasetDecoder([imagehandler(spec)]).decode1
+        self._image = imagehandler(spec)
+        decoder = WebdatasetDecoder([self._image])
+        self._decode1 = decoder.decode1
+        self._is_standard = decoder.handlers == [gzfilter, self._image, basichandlers]
+        """Nobody has added to webdataset's handlers: the one that takes a field can be called at once."""
         self._pictures: dict[int, tuple[ref[Any], str, str, bytes]] = {}
         """That the running function has read: by id, the object, its field, its name in the shard, its bytes."""
 
@@ -105,10 +103,21 @@ class LazyFields:
                 sample[field] = Unread(self._read, field, names.get(field, field) if names else field, data)
         return sample
 
+    def _decode(self, field: str, data: bytes) -> Any:
+        extension, is_compressed = format_of(field)
+        if is_compressed or not self._is_standard:
+            return self._decode1(field, data)
+        if extension in PICTURES:
+            value = self._image(f".{extension}", data)
+        else:
+            decode = decoders.get(extension)
+            value = None if decode is None else decode(data)
+        return data if value is None else value
+
     def _read(self, unread: Unread) -> Any:
         start = time.perf_counter()
         try:
-            value = self._decode1(unread.field, unread.data)
+            value = self._decode(unread.field, unread.data)
         except MemoryError:
             raise
         except Exception as error:
@@ -116,7 +125,7 @@ class LazyFields:
             raise SampleFailed(message, HINT) from error
         finally:
             self.seconds += time.perf_counter() - start
-        if format_of(unread.field).removesuffix(".gz") in PICTURES:
+        if format_of(unread.field)[0] in PICTURES:
             self._pictures[id(value)] = ref(value), unread.field, unread.name, unread.data
         return value
 
@@ -133,7 +142,7 @@ class LazyFields:
         if picture() is not value or format_of(field) != format_of(its_field):
             return None
         try:
-            is_same = is_same_picture(value, self._decode1(its_field, data))
+            is_same = is_same_picture(value, self._decode(its_field, data))
         except Exception:  # noqa: BLE001 (changed so that it can't be compared, or the memory does not suffice)
             return None
         return ((its_name if field == its_field else field), data) if is_same else None

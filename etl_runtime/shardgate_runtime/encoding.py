@@ -12,19 +12,17 @@ import gzip
 import io
 import pickle
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from shardgate.text import safe_text
 from shardgate_runtime.failures import describe, type_name
-from shardgate_runtime.webdataset_parts import IMAGE_EXTENSIONS, default_handlers
+from shardgate_runtime.formats import PICTURES, format_of
+from shardgate_runtime.webdataset_parts import default_handlers
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-PICTURES = frozenset(IMAGE_EXTENSIONS) | {"img", "image"}
+WRITTEN_PICTURES = PICTURES | {"img", "image"}
 LOSSLESS: dict[str, dict[str, Any]] = {"WEBP": {"lossless": True, "exact": True}, "JPEG": {"quality": 100}}
 """Options of Pillow by format; as webdataset has it for JPEG, which has no lossless form."""
 CODESTREAMS = frozenset(("j2k", "jpc", "j2c"))
@@ -73,25 +71,24 @@ class Encoder:
         )
 
     def _encode(self, value: Any, field: str) -> Any:
-        if field.endswith(".gz"):
-            data = self._encode_plain(value, field[:-3])
-            return gzip.compress(data, mtime=0)  # the header's time would make other bytes of the same value
-        return self._encode_plain(value, field)
-
-    def _encode_plain(self, value: Any, field: str) -> Any:
+        extension, is_compressed = format_of(field)
         if isinstance(value, bytes):
-            return value
-        if isinstance(value, str):
-            return value.encode()
-        extension = field.rpartition(".")[2].lower()
-        if extension in PICTURES:
+            data = value
+        elif isinstance(value, str):
+            data = value.encode()
+        elif (handler := default_handlers.get(extension)) is not None and extension not in WRITTEN_PICTURES:
+            data = handler(value)
+        else:
+            data = self._encode_other(value, extension)
+        # The time in a header of gzip would make other bytes of the same value.
+        return gzip.compress(data, mtime=0) if is_compressed else data
+
+    def _encode_other(self, value: Any, extension: str) -> Any:
+        if extension in WRITTEN_PICTURES:
             return encode_picture(self._picture_of(value), extension)
-        if extension in ("pkl", "pickle", "pyd"):
+        if extension == "pkl":
             return pickle.dumps(value)
-        handler: Callable[[Any], Any] | None = default_handlers.get(extension)
-        if handler is None:
-            raise _Refused(f"there is no encoder for {_shown(extension)}, so it has to be bytes or str")
-        return handler(value)
+        raise _Refused(f"there is no encoder for {_shown(extension)}, so it has to be bytes or str")
 
     def _picture_of(self, value: Any) -> Any:
         """A Pillow picture, or an array that webdataset makes one of."""

@@ -29,6 +29,8 @@ _lock = Lock()
 """Held while a decoded value is put down: threads of a function that read one field get one object."""
 
 _get = dict.__getitem__
+_look = dict.get
+_put = dict.__setitem__
 
 
 class Unread:
@@ -55,18 +57,23 @@ class Unread:
         """Nobody has, or had, its value."""
         return self.value is _NOTHING
 
-    def read(self) -> Any:
-        """The value; decoded the first time.
+    def read(self, sample: Sample | None = None) -> Any:
+        """The value; decoded the first time. It takes its place in the `sample`, where the field has not changed since.
 
         Raises:
             SampleFailed: The bytes can't be decoded.
         """
-        if self.value is _NOTHING:
+        value = self.value
+        if value is _NOTHING:
             value = self._decode(self)
-            with _lock:
-                if self.value is _NOTHING:
-                    self.value = value
-        return self.value
+        with _lock:
+            if self.value is _NOTHING:
+                self.value = value
+            else:
+                value = self.value
+            if sample is not None and _look(sample, self.field) is self:
+                _put(sample, self.field, value)
+        return value
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Unread:
         twin = Unread(self._decode, self.field, self.name, self.data)
@@ -85,25 +92,18 @@ class Sample(dict[str, Any]):
 
     def __getitem__(self, field: str) -> Any:
         value = _get(self, field)
-        return self._read(field, value) if type(value) is Unread else value
-
-    def _read(self, field: str, unread: Unread) -> Any:
-        value = unread.read()
-        with _lock:
-            if dict.get(self, field) is unread:  # another thread may have read it, and changed it since
-                dict.__setitem__(self, field, value)
-        return value
+        return value.read(self) if type(value) is Unread else value
 
     def __iter__(self) -> Iterator[str]:
         return dict.__iter__(self)  # makes C code ask `__getitem__`; see the module's text
 
     def get(self, field: str, default: Any = None) -> Any:
-        value = dict.get(self, field, default)
-        return self._read(field, value) if type(value) is Unread else value
+        value = _look(self, field, default)
+        return value.read(self) if type(value) is Unread else value
 
     def setdefault(self, field: str, default: Any = None) -> Any:
         value = dict.setdefault(self, field, default)
-        return self._read(field, value) if type(value) is Unread else value
+        return value.read(self) if type(value) is Unread else value
 
     def pop(self, field: str, *default: Any) -> Any:
         self.get(field)  # a field that can't be decoded stays where it is
@@ -128,7 +128,7 @@ class Sample(dict[str, Any]):
     def __deepcopy__(self, memo: dict[int, Any]) -> Sample:
         twin = memo[id(self)] = Sample()
         for field, value in stored(self).items():
-            dict.__setitem__(twin, field, copy.deepcopy(value, memo))
+            _put(twin, field, copy.deepcopy(value, memo))
         return twin
 
     def update(self, /, *others: Any, **fields: Any) -> None:

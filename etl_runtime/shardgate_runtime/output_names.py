@@ -27,18 +27,27 @@ def check_names(sample: dict[str, Any]) -> None:
     key = sample["__key__"]
     if not _is_plain(key):
         _check_key(key)
-    written = [field for field in sample if field[:1] != "_"]
+    problem = _problem_of(tuple(sample), key if key[:2] == "__" else "")
+    if problem:
+        raise SampleFailed(*problem)
+
+
+@lru_cache(maxsize=1024)
+def _problem_of(names: tuple[str, ...], key: str) -> tuple[str, str] | None:
+    """What is wrong with the fields of a sample, and a hint; the `key` counts where it begins with two underscores."""
+    written = [name for name in names if name[:1] != "_"]
     for field in written:
-        if not _is_field(field) or (key[:2] == "__" and is_meta(f"{key}.{field}")):
-            raise SampleFailed(
+        if not _is_field(field) or (key and is_meta(f"{key}.{field}")):
+            return (
                 f"the function returned a sample with the field {_shown(field)}, which does not read back",
                 "fields are file extensions like 'jpg' or 'left.jpg', without slashes",
             )
     if len({field.lower() for field in written}) != len(written):
-        raise SampleFailed(
+        return (
             f"the function returned a sample with two fields that differ only in capitals: {_shown(written)}",
             "readers see field names in small letters",
         )
+    return None
 
 
 def _is_plain(key: str) -> bool:
@@ -64,7 +73,6 @@ def _check_key(key: str) -> None:
     )
 
 
-@lru_cache(maxsize=1024)
 def _is_field(field: str) -> bool:
     return "/" not in field and "\0" not in field and _survives(field) and len(field) < MAX_NAME
 

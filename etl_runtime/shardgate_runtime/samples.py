@@ -169,7 +169,7 @@ class SampleProcessor:
         """
         stats, decoder = self._stats, self._decode
         pieces: list[Piece] = []
-        may_be_empty = all(field[:1] == "_" for field in raw.fields)
+        names = tuple(raw.fields)
         sample: dict[str, Any] = {}
         with self._clock.sample(raw.index, raw.key, lambda: stored(sample)):
             start = time.perf_counter()
@@ -184,13 +184,13 @@ class SampleProcessor:
             stats.decode_seconds += begin - start + decoder.seconds
             samples = normalise(results, raw.key)
             for result in samples:
-                self._append(result, pieces, may_be_empty=may_be_empty)
+                self._append(result, pieces, names)
             stats.encode_seconds += time.perf_counter() - called
             self._seeds.finish()
         return pieces, samples
 
-    def _append(self, sample: dict[str, Any], pieces: list[Piece], *, may_be_empty: bool) -> None:
-        """Append a sample's members; see `tar_writer.encode_sample`."""
+    def _append(self, sample: dict[str, Any], pieces: list[Piece], names: tuple[str, ...]) -> None:
+        """Append a sample's members; see `tar_writer.encode_sample`. `names` are the fields of the raw sample."""
         check_names(sample)
         before = len(pieces)
         try:
@@ -198,7 +198,7 @@ class SampleProcessor:
         except ValueError as error:
             hint = "the encoder goes by the key: arrays under npy, pictures under jpg or png, dicts under json"
             raise SampleFailed(str(error), hint, _cause_in_user_code(error)) from None
-        if len(pieces) == before and not may_be_empty:
+        if len(pieces) == before and any(name[:1] != "_" for name in names):
             raise SampleFailed("the function returned a sample without fields, which no reader would see", RESULT_HINT)
 
     def _check_repeats(self, samples: list[dict[str, Any]], raw: RawSample, url: object) -> None:
@@ -240,19 +240,26 @@ def _shape(results: Any) -> str:
 
 def _own(result: dict[str, Any], key: str) -> dict[str, Any]:
     """A plain dict of a result: the function may return one dict several times, and its names are made plain text."""
-    sample: dict[str, Any] = {}
-    for name, value in stored(result).items():
-        if not isinstance(name, str) or not name:
-            raise SampleFailed(
-                f"the function returned a sample with the key {safe_line(repr(name), 200)}",
-                "keys are file extensions like 'jpg'",
-            )
-        sample[str.__str__(name)] = value
+    sample = stored(result)
+    for name in sample:
+        if type(name) is not str or not name:
+            sample = _plainly_named(sample)
+            break
     own_key = sample.setdefault("__key__", key)
     if not isinstance(own_key, str):
         raise SampleFailed(f"__key__ is a {type_name(own_key)}, not a str", RESULT_HINT)
     sample["__key__"] = str.__str__(own_key)
     return sample
+
+
+def _plainly_named(sample: dict[str, Any]) -> dict[str, Any]:
+    for name in sample:
+        if not isinstance(name, str) or not name:
+            raise SampleFailed(
+                f"the function returned a sample with the key {safe_line(repr(name), 200)}",
+                "keys are file extensions like 'jpg'",
+            )
+    return {str.__str__(name): value for name, value in sample.items()}
 
 
 def _tell_apart(samples: list[dict[str, Any]]) -> None:

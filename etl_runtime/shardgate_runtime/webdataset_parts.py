@@ -30,11 +30,19 @@ _package = None
 if "webdataset" not in sys.modules and (_spec := find_spec("webdataset")) is not None:
     _package = sys.modules["webdataset"] = module_from_spec(_spec)
 
-from webdataset.autodecode import IMAGE_EXTENSIONS, imagehandler  # noqa: E402 - see above
+from webdataset.autodecode import IMAGE_EXTENSIONS, basichandlers, decoders, gzfilter, imagehandler  # noqa: E402 - see above
 from webdataset.autodecode import Decoder as WebdatasetDecoder  # noqa: E402
 from webdataset.writer import default_handlers  # noqa: E402
 
 if _package is not None:
     _package.__class__ = _Unopened
 
-__all__ = ["IMAGE_EXTENSIONS", "WebdatasetDecoder", "default_handlers", "imagehandler"]
+__all__ = [
+    "IMAGE_EXTENSIONS",
+    "WebdatasetDecoder",
+    "basichandlers",
+    "decoders",
+    "default_handlers",
+    "gzfilter",
+    "imagehandler",
+]

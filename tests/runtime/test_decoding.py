@@ -13,8 +13,10 @@ import pytest
 from PIL import Image
 from runtime_process import members_of
 
-from shardgate_runtime.decoding import format_of, is_same_picture, make_decoder
+from shardgate_runtime.decoding import is_same_picture, make_decoder
 from shardgate_runtime.encoding import Encoder
+from shardgate_runtime.formats import PICTURES as DECODED
+from shardgate_runtime.formats import format_of
 from shardgate_runtime.lazy_sample import stored
 from shardgate_runtime.samples import normalise
 from shardgate_runtime.tar_writer import encode_sample
@@ -97,9 +99,8 @@ def test_fields_that_were_not_touched_keep_their_bytes_and_names(function: Calla
     assert after(function) == UNTOUCHED | {"cls": b"8"}
 
 
-PICTURES = {name: data for name, data in FIELDS.items() if format_of(name) not in ("json", "json.gz", "cls", "pkl")}
-PICTURES.pop("npy.broken")
-PICTURES.pop("png.broken.png")
+PICTURES = {name: data for name, data in FIELDS.items() if format_of(name)[0] in DECODED and data != b"no picture"}
+PICTURES["wav"] = FIELDS["wav"]
 
 
 @pytest.mark.parametrize("spec", ["pil", "pill", "pilrgba", "rgb", "rgb8", "l8", "rgba", "torchrgb", "torchl8"])
@@ -212,3 +213,14 @@ def test_pictures_that_differ_are_told_apart(change: Callable[[Image.Image], Ima
     assert is_same_picture(large, other)
     other.putpixel((999, 1999), (0, 0, 1))
     assert not is_same_picture(large, other)
+
+
+def test_handlers_that_setup_adds_to_webdatasets_decoder_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from webdataset import autodecode
+
+    assert make_decoder("pil")({"json": b"null"})["json"] == b"null", "as webdataset has it"
+    handlers = [lambda key, data: len(data) if key.endswith(".wav") else None, *autodecode.default_post_handlers]
+    monkeypatch.setattr(autodecode, "default_post_handlers", handlers)
+    assert make_decoder("pil")({"wav": b"RIFF", "cls": b"7"}) == {"wav": 4, "cls": 7}
+    monkeypatch.setitem(autodecode.decoders, "mp4", lambda data: data[::-1])
+    assert make_decoder("pil")({"mp4": b"ab"}) == {"mp4": b"ba"}
