@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shardgate import wire
@@ -25,6 +26,7 @@ from shardgate_runtime.tar_writer import end_of_archive
 if TYPE_CHECKING:
     from shardgate_runtime.outlet import Outlet
     from shardgate_runtime.package import Package, TransformFunction
+    from shardgate_runtime.reproducibility import Reproducibility
     from shardgate_runtime.scoreboard import Slot
     from shardgate_runtime.tar_writer import Piece
 
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 
 MAX_READ_AGAIN = 256 << 20
 """Bytes of a shard that a job reads again from its gateway to continue behind them: a quarter of a second."""
+MAX_COMPARED = 8 << 20
+"""Bytes of an object that a function of bytes is called with twice."""
 
 
 @dataclass
@@ -39,6 +43,7 @@ class JobRun:
     """What belongs together while one job runs.
 
     Attributes:
+        greet: Say HELLO; has to come before all that is sent. The first call counts.
         exhausted: Memory ran out on the way; the process had better be replaced afterwards.
     """
 
@@ -48,6 +53,8 @@ class JobRun:
     slot: Slot
     outlet: Outlet
     source: Input
+    greet: Callable[[], None]
+    reproducibility: Reproducibility
     exhausted: bool = False
 
     def __post_init__(self) -> None:
@@ -84,6 +91,7 @@ class JobRun:
         self._finish(failure)
 
     def _finish(self, failure: wire.Failure | None) -> None:
+        self.greet()
         if failure is None:
             end = wire.End(self.job.output + self._output.total, self.stats)
             self._connection.send(wire.FrameType.END, end.pack())
@@ -97,11 +105,15 @@ class JobRun:
         job, stats, output = self.job, self.stats, self._output
         seeds = Seeds(job)
         processor = SampleProcessor(self.package.manifest, self.function, job.args, seeds, self._clock, stats)
+        self.reproducibility.begin_job(job)
         index, end = job.sample, job.input
         for raw in self._timed(read_samples(self.source, self.label, index)):
             self._connection.poll()
             stats.samples_in += 1
             index, end = raw.index + 1, raw.end
+            if not raw.problem:
+                self._compare(raw.index, partial(self.reproducibility.compare, processor, raw))
+            self.greet()
             try:
                 pieces, count = self._process(processor, raw)
             except SampleFailed as error:
@@ -112,8 +124,16 @@ class JobRun:
             output.write(pieces)
             output.end_sample(wire.Checkpoint(index, end, gap=stats.samples_gaps > 0))
             del raw, pieces  # or they would live until the next sample is read
+        stats.samples_random += seeds.drew
         self.source.finish()
+        self.greet()
         output.write([end_of_archive(job.output + output.total)])
+
+    def _compare(self, index: int, is_same: Callable[[], bool]) -> None:
+        """Run the sample twice where it is its turn, and say if it does not come out the same."""
+        if self.reproducibility.is_due(index) and index not in self.job.poison and not is_same():
+            self.stats.samples_unstable += 1
+            log.warning("%s: sample %d of %s gave other bytes the second time", self.job.request_id, index, self.label)
 
     def _process(self, processor: SampleProcessor, raw: RawSample) -> tuple[list[Piece], int]:
         if raw.index in self.job.poison:
@@ -157,6 +177,10 @@ class JobRun:
             raise JobFailed(wire.Failure("input_invalid", f"{self.label}: {error}", "use a sample transform")) from None
         self.stats.fetch_seconds += time.perf_counter() - start
         self.stats.samples_in = 1
+        self.reproducibility.begin_job(self.job)
+        if len(data) <= MAX_COMPARED:
+            self._compare(0, partial(self.reproducibility.compare_runs, partial(self._call_bytes, data)))
+        self.greet()
         try:
             for chunk in self._call_bytes(data):
                 self._connection.poll()
@@ -169,9 +193,11 @@ class JobRun:
 
     def _call_bytes(self, data: bytes) -> Iterator[memoryview]:
         """The function's result, which is bytes or an iterator of bytes; each step has the time limit."""
-        Seeds(self.job).apply(0)
+        seeds = Seeds(self.job)
+        seeds.apply(0)
         result = self._step(lambda: self.function(data, self.job.args))
         if isinstance(result, (bytes, bytearray, memoryview)):
+            self._finish_bytes(seeds)
             yield memoryview(result).cast("B")
             return
         if not isinstance(result, Iterator):
@@ -180,6 +206,11 @@ class JobRun:
             if not isinstance(chunk, (bytes, bytearray, memoryview)):
                 raise SampleFailed(f"the function yielded a {type(chunk).__name__}", "yield bytes")
             yield memoryview(chunk).cast("B")
+        self._finish_bytes(seeds)
+
+    def _finish_bytes(self, seeds: Seeds) -> None:
+        seeds.finish()
+        self.stats.samples_random = int(seeds.drew)
 
     def _step(self, call: Callable[[], Any]) -> Any:
         if 0 in self.job.poison:

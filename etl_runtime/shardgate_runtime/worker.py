@@ -16,6 +16,7 @@ import sys
 import traceback
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from shardgate import wire
@@ -25,6 +26,7 @@ from shardgate_runtime.job import JobRun, open_input
 from shardgate_runtime.limits import die_with_parent, limit_memory, prefer_to_be_killed
 from shardgate_runtime.orphans import adopt_orphans
 from shardgate_runtime.outlet import DataOutlet, Outlet, Ring, RingOutlet
+from shardgate_runtime.reproducibility import Reproducibility
 from shardgate_runtime.scoreboard import Scoreboard, Slot, State
 from shardgate_runtime.warmup import warm_up
 
@@ -61,6 +63,7 @@ class Worker:
         self._idle = False
         self._stopping = False
         self._environment = options.package.environment
+        self._reproducibility = Reproducibility()
 
     def run(self) -> int:
         """Work until told to stop; the process's exit code."""
@@ -113,23 +116,30 @@ class Worker:
 
     def _run_job(self, connection: Connection, job: wire.Job, fd: int | None, function: TransformFunction) -> None:
         outlet = self._outlet(connection, job)
+        death = self._options.scoreboard.take_death(job.request_id, self._slot)
+        greet = cache(lambda: self._say_hello(connection, death, outlet))
         try:
-            self._say_hello(connection, job, outlet)
+            if job.probe or death or job.careful or self._reproducibility.compared:
+                greet()  # otherwise only after the first comparison
             if job.probe:
                 connection.send(wire.FrameType.END, wire.End(0).pack())
                 return
             with closing(open_input(job, fd, self._options.package.id)) as source:
-                run = JobRun(job, self._options.package, function, self._slot, outlet, source)
+                run = JobRun(
+                    job, self._options.package, function, self._slot, outlet, source, greet, self._reproducibility
+                )
                 run.run()
                 self._stopping |= run.exhausted
         except ReaderLeft:
             raise
         except JobFailed as error:
+            greet()
             connection.send(wire.FrameType.FAIL, error.failure.pack())
         except Exception as error:
             log.exception("%s: an error in the runtime", job.request_id)
             trace = traceback.format_exc()
             failure = wire.Failure("internal", describe(error), "this is a bug in shardgate", traceback=trace)
+            greet()
             connection.send(wire.FrameType.FAIL, failure.pack())
         finally:
             self._part(connection, outlet)
@@ -141,8 +151,7 @@ class Worker:
             self._ring = Ring(self._options.ring_bytes)
         return RingOutlet(connection, self._ring)
 
-    def _say_hello(self, connection: Connection, job: wire.Job, outlet: Outlet) -> None:
-        death = self._options.scoreboard.take_death(job.request_id, self._slot)
+    def _say_hello(self, connection: Connection, death: wire.Death | None, outlet: Outlet) -> None:
         is_sample = self._options.package.manifest.kind == "sample"
         hello = wire.Hello(
             worker=self._options.name,
@@ -150,6 +159,7 @@ class Worker:
             content_type="application/x-tar" if is_sample else "application/octet-stream",
             death=death,
             environment=self._environment,
+            reproducible=self._reproducibility.holds,
         )
         fds = (outlet.ring.fd,) if isinstance(outlet, RingOutlet) else ()
         connection.send(wire.FrameType.HELLO, hello.pack(), fds=fds)
