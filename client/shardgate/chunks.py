@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from io import BufferedIOBase
 
 
+MAX_LINE = 65_536
+MAX_TRAILERS = 100
+
+
 class WholeLines:
     """A file that raises IncompleteRead in place of a line without its end."""
 
@@ -32,9 +36,23 @@ class WholeLines:
 
 
 class WholeResponse(http.client.HTTPResponse):
-    """An answer whose chunks are read by whole lines: the `response_class` of a connection."""
+    """An answer whose chunks are read by whole lines: the `response_class` of a connection.
+
+    Attributes:
+        trailers: Headers behind the last chunk, by their names in lower case.
+    """
 
     def begin(self) -> None:
+        self.trailers: dict[str, str] = {}
         super().begin()
         if self.chunked and self.fp is not None:
             self.fp = WholeLines(self.fp)  # type: ignore[assignment]
+
+    def _read_and_discard_trailer(self) -> None:
+        """As `http.client` does it, but kept."""
+        assert self.fp is not None
+        while (line := self.fp.readline(MAX_LINE + 1)) not in (b"\r\n", b"\n", b""):
+            if len(line) > MAX_LINE or len(self.trailers) >= MAX_TRAILERS:
+                raise http.client.LineTooLong("trailer")
+            name, _, value = line.decode("latin-1").partition(":")
+            self.trailers[name.strip().lower()] = value.strip()

@@ -1,9 +1,13 @@
 """A body read to its last byte: verified, and continued when the connection breaks.
 
 A GET may break off in the middle: a gateway is restarted, a proxy gives up. The reader then asks for the rest, with
-`Range` and `If-Match`, so that bytes of two versions are never mixed. An answer with status 200 instead of 206 (a
-result that is computed anew) is taken only under the same strong ETag, which promises the same bytes, and its beginning
-is dropped. A body is whole if its Content-Length came, or the last chunk of a chunked one; anything else raises.
+`Range` and `If-Match`, so that bytes of two versions are never mixed. An answer with status 200 instead of 206 is taken
+only under the same strong ETag, which promises the same bytes, and its beginning is dropped. A body is whole if its
+Content-Length came, or the last chunk of a chunked one; anything else raises.
+
+**Results of transforms** that are computed while they are read, or have a weak ETag, are made anew when they are asked
+for again. So they are read again from the first byte, and what was handed out is compared by its checksum before
+another byte follows: a function that gives other bytes the second time costs an error, and never a mixture.
 """
 
 from __future__ import annotations
@@ -13,10 +17,13 @@ import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+import xxhash
 from urllib3.exceptions import HTTPError
 
+from shardgate import wire
 from shardgate.errors import Busy, Conflict, GatewayUnreachable, ObjectChanged, TransferIncomplete, UpstreamFailed
 from shardgate.framing import FRAMING_HINT
+from shardgate.notices import notice_ended, notice_opened
 from shardgate.transport import Transport, framing_of, reason
 
 if TYPE_CHECKING:
@@ -56,6 +63,12 @@ class ObjectReader(io.RawIOBase):
         self.headers = self._response.headers
         self.size = self._length(self._response)
         self.etag = self.headers.get("ETag", "")
+        is_weak = self.etag.startswith("W/")
+        self._is_remade = wire.TRANSFORM_HEADER in self.headers and (self.size is None or is_weak)
+        self._can_continue = bool(self.etag) and (self._is_remade or not is_weak)
+        self._digest = xxhash.xxh3_128()
+        """Of the bytes handed out, where the body is made anew."""
+        notice_opened(target, self.headers)
 
     def readable(self) -> bool:
         return True
@@ -80,8 +93,12 @@ class ObjectReader(io.RawIOBase):
             if count == 0 and self.size is not None and self.position != self.size:
                 self._read_on(TransferIncomplete(f"{self.position} of {self.size} bytes came"))
                 continue
+            if self._is_remade:
+                self._digest.update(memoryview(buffer)[:count])
             self.position += count
             self._failures = self._failures if count == 0 else 0
+            if not count:
+                notice_ended(self._label, self._response)
             return count
 
     def close(self) -> None:
@@ -117,7 +134,7 @@ class ObjectReader(io.RawIOBase):
     def _read_on(self, cause: Exception) -> None:
         """Replace the broken answer by one that begins at `position`."""
         self._response.close()
-        if not self.etag or self.etag.startswith("W/"):
+        if not self._can_continue:
             raise TransferIncomplete(
                 f"{self._label} broke off after {self.position} bytes ({reason(cause)}), and has no ETag to continue by"
             ) from cause
@@ -134,7 +151,10 @@ class ObjectReader(io.RawIOBase):
 
     def _rest(self) -> BaseHTTPResponse:
         # Also from byte 0: a result is then made whole before it is answered, so the cause of its failure is.
-        headers = {"If-Match": self.etag, "Range": f"bytes={self.position}-"}
+        start = 0 if self._is_remade else self.position
+        headers = {"Range": f"bytes={start}-"}
+        if not self.etag.startswith("W/"):
+            headers["If-Match"] = self.etag
         try:
             response = self._transport.request("GET", self._target, headers=headers)
         except Conflict as error:
@@ -144,26 +164,35 @@ class ObjectReader(io.RawIOBase):
             raise ObjectChanged(f"{self._label} was overwritten after {self.position} bytes were read")
         self._length(response)
         if response.status == HTTPStatus.PARTIAL_CONTENT:
-            self._check_range(response)
+            self._check_range(response, start)
         else:
-            self._drop(response)
+            start = 0
+        self._drop(response, self.position - start)
         return response
 
-    def _check_range(self, response: BaseHTTPResponse) -> None:
+    def _check_range(self, response: BaseHTTPResponse, asked: int) -> None:
         span = response.headers.get("Content-Range", "")
         start, _, rest = span.removeprefix("bytes ").partition("-")
         total = rest.rpartition("/")[2]
-        if start != str(self.position) or (self.size is not None and total not in ("*", str(self.size))):
+        if start != str(asked) or (self.size is not None and total not in ("*", str(self.size))):
             response.close()
-            raise TransferIncomplete(f"{self._label}: asked for bytes from {self.position}, got {span!r}")
+            raise TransferIncomplete(f"{self._label}: asked for bytes from {asked}, got {span!r}")
 
-    def _drop(self, response: BaseHTTPResponse) -> None:
-        left = self.position
+    def _drop(self, response: BaseHTTPResponse, left: int) -> None:
+        """Read what was handed out already, and compare it where it was made anew."""
+        digest = xxhash.xxh3_128()
         while left:
             chunk = response.read(min(left, CHUNK))
             if not chunk:
                 raise TransferIncomplete(f"{self._label} is shorter than the {self.position} bytes already read")
             left -= len(chunk)
+            digest.update(chunk)
+        if self._is_remade and digest.digest() != self._digest.digest():
+            response.close()
+            raise TransferIncomplete(
+                f"{self._label} broke off after {self.position} bytes, and came out differently when it was made again",
+                hint="the transform is not deterministic: let its output depend on the sample, args, seed and epoch",
+            )
 
     def _wait(self, cause: Exception) -> None:
         """Sleep before another try, or raise if there were enough of them."""

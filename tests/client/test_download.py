@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_answers import CUT, ENDING, ENDLESS, answering
 
-from shardgate import Busy, Client, GatewayUnreachable, NotFound, ObjectChanged, TransferIncomplete, download
+from shardgate import Busy, Client, GatewayUnreachable, NotFound, ObjectChanged, TransferIncomplete, download, notices
+from shardgate.notices import ResultWarning
 from shardgate.wds_opener import open_url
 
 if TYPE_CHECKING:
@@ -213,3 +214,49 @@ def test_a_chunked_body_that_was_cut_anywhere_is_not_whole(answer: bytes, monkey
             client.get("gcp://b", "k")
         with pytest.raises(GatewayUnreachable):
             client.transforms.logs("t")
+
+
+@pytest.mark.parametrize("weak", [False, True])
+def test_a_result_that_is_made_again_is_continued_where_it_broke(
+    client: Client, gateway: FakeGateway, weak: bool
+) -> None:
+    gateway.chunked, gateway.ranges, gateway.results, gateway.etag_text = True, False, True, "W/" * weak + '"result"'
+    gateway.faults = [Fault(after=1_000_000), Fault(after=700_000), Fault(after=2_000_000)]
+    assert client.get("gcp://b", "k") == BODY
+    assert set(ranges(gateway)[1:]) == {"bytes=0-"}
+
+
+@pytest.mark.parametrize("weak", [False, True])
+def test_a_result_that_comes_out_differently_the_second_time_is_never_stitched(
+    client: Client, gateway: FakeGateway, weak: bool
+) -> None:
+    gateway.chunked, gateway.ranges, gateway.results, gateway.etag_text = True, False, True, "W/" * weak + '"result"'
+    gateway.faults = [Fault(after=2_500_000)]
+    with client.open("gcp://b", "k") as reader:
+        reader.read(500_000)
+        gateway.objects["gcp://b/k"] = os.urandom(400_000) + BODY[400_000:]
+        with pytest.raises(TransferIncomplete, match="came out differently when it was made again"):
+            reader.readall()
+
+
+def test_samples_that_are_missing_for_want_of_time_are_told_at_the_end(client: Client, gateway: FakeGateway) -> None:
+    gateway.chunked, gateway.results, gateway.trailers = True, True, {"X-Shardgate-Gaps": "3"}
+    with pytest.warns(ResultWarning, match="lacks 3 samples"):
+        assert client.get("gcp://b", "k") == BODY
+
+
+def test_a_random_result_that_is_read_twice_without_an_epoch_is_told_once(
+    client: Client, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notices, "_opened", set())
+    gateway.results, gateway.answer_headers = True, {"X-Shardgate-Random": "1"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        client.get("gcp://b", "k")
+        for epoch in (1, 1):
+            client.get("gcp://b", "k", transform_id="t", epoch=epoch)
+    with pytest.warns(ResultWarning, match="without an epoch"):
+        client.get("gcp://b", "k")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        client.get("gcp://b", "k")

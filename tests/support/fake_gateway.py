@@ -56,10 +56,18 @@ class FakeGateway:
     chunked: bool = False
     ranges: bool = True
     etags: bool = True
+    etag_text: str = ""
+    """The ETag of every answer, in place of one that follows from the bytes."""
+    results: bool = False
+    """Objects are results of a transform."""
+    answer_headers: dict[str, str] = field(default_factory=dict)
+    trailers: dict[str, str] = field(default_factory=dict)
     start_error: dict[str, Any] | None = None
     token: str = ""
 
     def etag(self, body: bytes) -> str:
+        if self.etag_text:
+            return self.etag_text
         return f'"{hashlib.sha256(body).hexdigest()[:16]}"' if self.etags else ""
 
 
@@ -140,6 +148,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("ETag", etag) if etag else None
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        if self.state.results:
+            self.send_header("X-Shardgate-Transform", "t")
+        for name, value in self.state.answer_headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Type", "application/x-tar")
         self.send_header("Last-Modified", "Sat, 21 Nov 2026 07:00:00 GMT")
         chunked = self.state.chunked
@@ -161,7 +173,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
         elif chunked:
-            self.wfile.write(b"0\r\n\r\n")
+            lines = "".join(f"{name}: {value}\r\n" for name, value in self.state.trailers.items())
+            self.wfile.write(b"0\r\n%s\r\n" % lines.encode())
 
     def buckets(self, rest: str) -> None:
         if not rest:

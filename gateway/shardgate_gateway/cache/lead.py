@@ -50,6 +50,8 @@ class Lead:
         """The first piece that is not whole."""
         self._before: xxhash.xxh3_128 | None = None
         """Of what a filler that died has left, where the source has to prove that it goes on with the same body."""
+        self._inherited = False
+        """A filler that died had all of it."""
         self._one_trip = False
         """The body is small, and is written by the thread that publishes it."""
         self._begun = asyncio.Event()
@@ -108,6 +110,7 @@ class Lead:
         self._before = xxhash.xxh3_128() if self._source.recomputed else None
         sums = await self._node.run(self._draft.rehash, at, self._before)
         if self._record.complete:
+            self._inherited = True
             self._pieces = [Piece(at, at, sums)]
             self._fill.announce(meta, self._record.opened_at)
             self._finish(at)
@@ -249,7 +252,9 @@ class Lead:
         meta = self._record.meta
         assert meta is not None
         try:
-            identity = self._draft.publish(meta, self._sums(self._record.watermark))
+            identity = (
+                self._draft.publish(meta, self._sums(self._record.watermark)) if self._may_publish(meta) else None
+            )
         finally:
             self._draft.leave()
         if identity is None:
@@ -263,6 +268,11 @@ class Lead:
         except OSError:  # no descriptor is free; the next reader opens it, or is told so
             return None
         return slot if slot is not None and slot.identity == identity else None
+
+    def _may_publish(self, meta: ObjectMeta) -> bool:
+        """What a dead process found out about a body that another run may make differently died with it."""
+        is_unknown = self._inherited and self._source.recomputed and meta.weak
+        return self._source.may_be_kept() and not is_unknown
 
     def _sums(self, size: int) -> array[int]:
         sums = array("Q", bytes(8 * block_count(size)))

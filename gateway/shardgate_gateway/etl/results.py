@@ -140,7 +140,16 @@ class ResultSource(Source):
             version=self.version if len(self.chain) > 1 else None,
             stages=self._stages,
             reader=self._reader,
+            found=self._found,
         )
+
+    def may_be_kept(self) -> bool:
+        return self._found.may_be_kept
+
+    @property
+    def gaps(self) -> int:
+        """Samples that are missing for a cause that may pass, as far as they were computed through this object."""
+        return self._found.gaps
 
     async def open(
         self,
@@ -153,6 +162,7 @@ class ResultSource(Source):
         """Compute it from byte `start` on.
 
         Raises:
+            TransformError: The bytes before `start` have another digest than `prefix`.
             GenerationChanged: The raw object has another version by now.
             GatewayError: As `Cache.open` and `Relay.stream`.
         """

@@ -37,7 +37,7 @@ from shardgate_gateway.http.problems import as_gateway_error
 from shardgate_gateway.http.splice import splice
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
     from http import HTTPStatus
 
     from aiohttp.web import BaseRequest
@@ -81,7 +81,13 @@ async def send_now(call: Call, status: HTTPStatus, head: bytes, content: bytes |
 
 
 async def send_parts(
-    call: Call, status: HTTPStatus, head: bytes, parts: AsyncGenerator[Part, None], *, length: int | None
+    call: Call,
+    status: HTTPStatus,
+    head: bytes,
+    parts: AsyncGenerator[Part, None],
+    *,
+    length: int | None,
+    trailers: Callable[[], str] = str,
 ) -> Sent:
     """Send a body as it comes.
 
@@ -94,6 +100,7 @@ async def send_parts(
         head: Status line and headers.
         parts: The body; a part is not touched after the next one was asked for.
         length: Bytes that `head` promised; None where it promised chunks.
+        trailers: Makes the header lines behind the last chunk, once all parts came.
     """
     async with aclosing(parts):
         first = await anext(parts, None)
@@ -101,7 +108,7 @@ async def send_parts(
             with _Socket(call.request) as out:
                 await out.settle()
                 await out.write(head)
-                await _send_rest(out, first, parts, length)
+                await _send_rest(out, first, parts, length, trailers)
         except ReaderLeft:
             metrics.LEFT.inc()
         except asyncio.CancelledError:
@@ -115,7 +122,13 @@ async def send_parts(
     return Sent(status, keep_alive=False)
 
 
-async def _send_rest(out: _Socket, first: Part | None, parts: AsyncGenerator[Part, None], length: int | None) -> None:
+async def _send_rest(
+    out: _Socket,
+    first: Part | None,
+    parts: AsyncGenerator[Part, None],
+    length: int | None,
+    trailers: Callable[[], str],
+) -> None:
     sent = 0
     part = first
     while part is not None:
@@ -130,7 +143,7 @@ async def _send_rest(out: _Socket, first: Part | None, parts: AsyncGenerator[Par
             await out.write_part(part)
         part = await anext(parts, None)
     if length is None:
-        await out.write(b"0\r\n\r\n")
+        await out.write(b"0\r\n%s\r\n" % trailers().encode("ascii"))
     elif sent != length:
         raise RuntimeError(f"the body has {sent} of the {length} bytes that were promised")
 

@@ -16,7 +16,7 @@ from shardgate_gateway.http.problems import VersionNotSupported
 from shardgate_gateway.http.ranges import Span, parse_range
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from shardgate_gateway.cache.reader import Reading
     from shardgate_gateway.http.body import Part
@@ -68,7 +68,13 @@ async def send_slice(call: Call, reading: Reading, meta: ObjectMeta, whole: Span
 
 
 async def send_chunked(
-    call: Call, meta: ObjectMeta, parts: AsyncGenerator[Part, None], *, cache: str, more: str = ""
+    call: Call,
+    meta: ObjectMeta,
+    parts: AsyncGenerator[Part, None],
+    *,
+    cache: str,
+    more: str = "",
+    trailers: Callable[[], str] = str,
 ) -> Sent:
     """Answer with a body whose length is known only at its end.
 
@@ -82,7 +88,7 @@ async def send_chunked(
         )
     metrics.READS.labels(cache).inc()
     top = _head(call, HTTPStatus.OK, meta, length=None, cache=cache, more=more)
-    return await send_parts(call, HTTPStatus.OK, top, parts, length=None)
+    return await send_parts(call, HTTPStatus.OK, top, parts, length=None, trailers=trailers)
 
 
 async def send_head(call: Call, meta: ObjectMeta, *, cache: str | None = None, more: str = "") -> Sent:

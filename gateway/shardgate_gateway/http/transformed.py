@@ -77,7 +77,9 @@ async def _get(service: Service, call: Call, target: ObjectTarget, source: Sourc
         if wants_part or service.results.kept(result):
             return await _send_kept(service, call, result)
         async with aclosing(service.results.stream(result, raw)) as parts:
-            return await send_chunked(call, result.meta, parts, cache="computed", more=_named(result))
+            return await send_chunked(
+                call, result.meta, parts, cache="computed", more=_named(result), trailers=lambda: _gaps(result)
+            )
     finally:
         raw.aclose()
 
@@ -152,4 +154,10 @@ def _keepable(result: ResultSource) -> ResultSource:
 
 
 def _named(result: ResultSource) -> str:
-    return f"{wire.TRANSFORM_HEADER}: {result.id}\r\n"
+    random = f"{wire.RANDOM_HEADER}: 1\r\n" if any(stage.record.is_random for stage in result.chain) else ""
+    return f"{wire.TRANSFORM_HEADER}: {result.id}\r\n{random}"
+
+
+def _gaps(result: ResultSource) -> str:
+    """Told behind the last chunk, since it is known only then."""
+    return f"{wire.GAPS_HEADER}: {result.gaps}\r\n" if result.gaps else ""

@@ -198,3 +198,16 @@ async def test_what_is_made_of_a_version_that_is_gone_is_refused_at_once_and_by_
     with pytest.raises(GenerationChanged, match="the raw object was overwritten"):
         await cache.open(gone)
     assert gone.asked == 2
+
+
+@pytest.mark.parametrize("size", [100, 3 * MIB])
+async def test_a_body_that_is_not_to_be_kept_reaches_its_readers_and_no_entry(cache, store, source, entry_files, size):
+    body = noise(size)
+    store.write("a", body)
+    source.may_be_kept = lambda: False
+    assert await get(cache, source) == body
+    await cache.prefetch(source)
+    assert entry_files() == []
+    source.may_be_kept = lambda: True
+    await cache.prefetch(source)
+    assert len(entry_files()) == 1

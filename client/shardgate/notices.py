@@ -1,0 +1,56 @@
+"""What a reader of results should know, and no error tells: warnings, once each.
+
+A training loop that names no `epoch` sees the same augmentation in every epoch, and nothing looks wrong. A result whose
+samples were left out for want of time or memory looks whole. The gateway says both in headers of its answers.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from typing import TYPE_CHECKING
+
+from shardgate import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from urllib3 import BaseHTTPResponse
+
+REMEMBERED = 65_536
+"""Targets without an epoch that were opened, per process."""
+_EPOCH = re.compile(r"[?&;](epoch|e)=")
+_opened: set[int] = set()
+
+
+class ResultWarning(UserWarning):
+    """Something about the result of a transform that its reader may not want."""
+
+
+def notice_opened(target: str, headers: Mapping[str, str]) -> None:
+    """Warn where the same random result is opened again without an epoch."""
+    if wire.RANDOM_HEADER not in headers or _EPOCH.search(target) or len(_opened) >= REMEMBERED:
+        return
+    if hash(target) not in _opened:
+        _opened.add(hash(target))
+        return
+    _opened.update(range(REMEMBERED))  # once is enough
+    warnings.warn(
+        f"{target.partition('?')[0]} is read again without an epoch, and its transform draws random numbers: they are "
+        "the same as the last time. Put epoch=N into its URL, as in expand_object_urls(..., epoch=N)",
+        ResultWarning,
+        stacklevel=4,
+    )
+
+
+def notice_ended(label: str, response: BaseHTTPResponse) -> None:
+    """Warn where samples are missing for a cause that may pass, which is known at the end."""
+    trailers = getattr(getattr(response, "_original_response", None), "trailers", {})
+    gaps = trailers.get(wire.GAPS_HEADER.lower(), "")
+    if gaps.isdigit() and int(gaps):
+        warnings.warn(
+            f"{label} lacks {gaps} samples that were left out for want of time or memory, or because a worker died; "
+            "another read may have them",
+            ResultWarning,
+            stacklevel=4,
+        )
