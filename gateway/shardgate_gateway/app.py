@@ -75,8 +75,10 @@ BAD_SETTINGS = 2
 DESCRIPTORS_PER_CONNECTION = 4
 """Its socket, the duplicate that its body is sent through, the entry it reads, a share of a fill."""
 ABORT_SECONDS = 0.5
-JOB_SECONDS = 24 * 3600.0
-"""How long one worker may be at one shard: so long its token reads that shard, and nothing else."""
+JOB_SECONDS = 900.0
+"""How long beyond `etl.progress_timeout` a worker may begin to read its input. Its token opens that input and nothing
+else: a shard, or what the earlier stages of a pipeline make of one. A worker that is at its shard for longer, and loses
+the connection to its input then, is replaced by one with a new token, which goes on where that one was."""
 
 
 async def serve(settings: Settings, listener: socket.socket, stop: asyncio.Event, ready: int) -> None:
@@ -145,7 +147,7 @@ async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
             registry,
             settings.etl,
             endpoint=settings.cluster.url or settings.serve.public_url or endpoint,
-            sign=lambda scopes: tokens.mint("etl", scopes, seconds=JOB_SECONDS),
+            sign=lambda scopes: tokens.mint("etl", scopes, seconds=settings.etl.progress_timeout + JOB_SECONDS),
         )
         results = Results(cache, relay, settings.etl, Asked(settings.cache.dir / "asked"))
         stack.push_async_callback(results.aclose)

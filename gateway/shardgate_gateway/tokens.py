@@ -30,10 +30,10 @@ import tomllib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import jwt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from shardgate.providers import canonical
 from shardgate_gateway.errors import BadRequest, Forbidden, Unauthenticated
@@ -54,13 +54,15 @@ USE = "transforms:use"
 REGISTER = "transforms:register"
 READ = "read"
 WRITE = "write"
+APPLY = "apply"
 PACKAGE = "package"
 ENVIRONMENT = "environment"
 FLAGS = frozenset({ADMIN, PEER, USE, REGISTER})
 """Scopes that stand alone."""
-RESOURCES = frozenset({READ, WRITE, PACKAGE, ENVIRONMENT})
+RESOURCES = frozenset({READ, WRITE, APPLY, PACKAGE, ENVIRONMENT})
 """Scopes that name what they are for: `read:gcp://bucket/*`, `package:train-0123456789abcdef`."""
-OBJECTS = frozenset({READ, WRITE})
+OBJECTS = frozenset({READ, WRITE, APPLY})
+"""Scopes for objects. `apply:TRANSFORMS@OBJECT` is for what these transforms make of the object, not for the object."""
 
 ALGORITHM = "HS256"
 ISSUER = "shardgate"
@@ -71,6 +73,7 @@ LOOK_SECONDS = 1.0
 REMEMBERED = 4096
 DECISIONS = 16384
 _PATTERN = "write PROVIDER://BUCKET/*, like gcp://imagenet/*"
+_APPLY_PATTERN = "write TRANSFORMS@PROVIDER://BUCKET/*, like resize-0123456789abcdef@gcp://imagenet/*"
 _SEND = "send `Authorization: Bearer TOKEN`; clients take it from SHARDGATE_TOKEN"
 
 
@@ -134,8 +137,7 @@ class Scope:
                 f"there is no scope {text!r}",
                 hint=f"scopes are {', '.join(sorted(FLAGS))}, and NAME:PATTERN with {', '.join(sorted(RESOURCES))}",
             )
-        parts = _object_patterns(text, pattern) if action in OBJECTS else (pattern,)
-        return cls(action, tuple(map(Glob.parse, parts)))
+        return cls(action, tuple(map(Glob.parse, _patterns_in(text, action, pattern))))
 
     def matches(self, resource: str) -> bool:
         return all(glob.matches(part) for glob, part in zip(self.globs, self._parts(resource), strict=True))
@@ -145,7 +147,17 @@ class Scope:
         *parts, last = zip(self.globs, self._parts(prefix), strict=True)
         return all(glob.matches(part) for glob, part in parts) and last[0].matches_below(last[1])
 
+    def is_for_bucket(self, bucket: str) -> bool:
+        """Whether it may match an object of `provider://bucket`."""
+        if self.action not in OBJECTS:
+            return False
+        *_, provider, name, _ = self.globs
+        return all(glob.matches(part) for glob, part in zip((provider, name), _split(bucket), strict=False))
+
     def _parts(self, resource: str) -> tuple[str, ...]:
+        if self.action == APPLY:
+            transforms, _, resource = resource.partition("@")
+            return (transforms, *_split(resource))
         return _split(resource) if self.action in OBJECTS else (resource,)
 
 
@@ -165,8 +177,9 @@ class Grant:
         """Whether a scope covers this action, on this resource where the action has one.
 
         Args:
-            action: `admin`, `peer`, `transforms:use`, `transforms:register`, `read`, `write`, `package`, `environment`.
-            resource: `provider://bucket/key` with the canonical provider, or the id of a transform or environment.
+            action: One of `FLAGS` or `RESOURCES`.
+            resource: `provider://bucket/key` with the canonical provider, for `apply` with the transforms and `@` in
+                front of it, or the id of a transform or environment.
         """
         return _covers(self.scopes, action, resource)
 
@@ -175,6 +188,10 @@ class Grant:
         return _stands(self.scopes, action) or any(
             scope.matches_below(prefix) for scope in _patterns(self.scopes, action)
         )
+
+    def knows(self, bucket: str) -> bool:
+        """Whether it opens anything in `provider://bucket`; from all others that bucket is hidden."""
+        return _stands(self.scopes, READ) or any(_parsed(scope).is_for_bucket(bucket) for scope in self.scopes)
 
     def require(self, action: str, resource: str = "") -> None:
         """Raise Forbidden, naming the scope that is missing, unless `allows`."""
@@ -251,12 +268,17 @@ class Tokens:
         self._refresh()
         return jwt.encode(claims, self._keys.value[0], ALGORITHM)
 
-    def prove(self, name: str, challenge: str) -> str:
-        """What only those who share the key can say of a name; "" where nobody needs a token, and so perhaps no key."""
+    def prove(self, name: str, url: str, challenge: str) -> str:
+        """HMAC of a gateway's name, the address at which it is asked and a challenge, under the shared key.
+
+        The address is part of it, so that an answer which somebody at another address passes on is worth nothing there.
+        "" where nobody needs a token, and so perhaps no key is shared.
+        """
         if self._open:
             return ""
         self._refresh()
-        return hmac.digest(self._keys.value[0].encode(), f"member\0{name}\0{challenge}".encode(), "sha256").hex()
+        said = f"member\0{name}\0{url}\0{challenge}"
+        return hmac.digest(self._keys.value[0].encode(), said.encode(errors="replace"), "sha256").hex()
 
     def check(self, bearer: str | None) -> Grant:
         """What the bearer of a token may do.
@@ -285,7 +307,7 @@ class Tokens:
             return known, math.inf
         for key in self._keys.value:
             try:
-                claims = jwt.decode(
+                decoded = jwt.decode(
                     bearer,
                     key,
                     [ALGORITHM],
@@ -293,13 +315,14 @@ class Tokens:
                     leeway=LEEWAY_SECONDS,
                     options={"require": ["exp", "iss", "sub", "scopes"]},
                 )
+                claims = _Claims.model_validate(decoded)
             except jwt.ExpiredSignatureError:
                 raise Unauthenticated(
                     "the bearer token has expired", hint="get a new one; the clock of who signed it may also be wrong"
                 ) from None
-            except (jwt.InvalidTokenError, UnicodeError):
+            except _NO_TOKEN:
                 continue
-            return Grant(claims["sub"], frozenset(filter(_known, claims["scopes"]))), claims["exp"] + LEEWAY_SECONDS
+            return Grant(claims.sub, frozenset(filter(_known, claims.scopes))), claims.exp + LEEWAY_SECONDS
         raise Unauthenticated("the bearer token is wrong", hint=_SEND)
 
     def _refresh(self) -> None:
@@ -369,6 +392,21 @@ class _User(BaseModel):
     scopes: tuple[str, ...]
 
 
+class _Claims(BaseModel):
+    """What a signed token says. The scopes of another version may be anything, see `_known`."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    sub: str = Field(min_length=1)
+    scopes: list[Any]
+    exp: FiniteFloat
+    aud: None = None
+
+
+_NO_TOKEN = (jwt.InvalidTokenError, ValidationError, ValueError, TypeError, OverflowError, RecursionError)
+"""Raised for what is no token of ours: also by PyJWT's look at claims and headers of other types than it expects."""
+
+
 class _Users(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -417,6 +455,16 @@ def _split(resource: str) -> tuple[str, str, str]:
     provider, _, rest = resource.partition("://")
     bucket, _, key = rest.partition("/")
     return provider, bucket, key
+
+
+def _patterns_in(text: str, action: str, pattern: str) -> tuple[str, ...]:
+    """One pattern for each part of what the scope is for."""
+    if action == APPLY:
+        transforms, _, objects = pattern.partition("@")
+        if not transforms or not objects:
+            raise BadRequest(f"the scope {text!r} matches no result", hint=_APPLY_PATTERN)
+        return (transforms, *_object_patterns(text, objects))
+    return _object_patterns(text, pattern) if action in OBJECTS else (pattern,)
 
 
 def _object_patterns(text: str, pattern: str) -> tuple[str, str, str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
+import math
 from typing import TYPE_CHECKING
 
 import jwt
@@ -152,6 +155,43 @@ def test_the_scope_of_one_package_opens_no_other() -> None:
         assert not one.allows(action, resource)
 
 
+@pytest.mark.parametrize(
+    ("scope", "resource", "allowed"),
+    [
+        ("apply:a-1@gcp://b/k", "a-1@gcp://b/k", True),
+        ("apply:a-1@gs://b/k", "a-1@gcp://b/k", True),
+        ("apply:a-1@gcp://b/k@2", "a-1@gcp://b/k@2", True),
+        ("apply:a-1,b-2@gcp://b/k", "a-1,b-2@gcp://b/k", True),
+        ("apply:a-1,b-2@gcp://b/k", "a-1@gcp://b/k", False),
+        ("apply:a-1@gcp://b/k", "a-1,b-2@gcp://b/k", False),
+        ("apply:a-1@gcp://b/k", "a-12@gcp://b/k", False),
+        ("apply:a-1@gcp://b/k", "a-1@gcp://b/k2", False),
+        ("apply:a-1@gcp://b/k", "a-1@aws://b/k", False),
+        ("apply:a-1@gcp://b/*", "a-1@gcp://c/b/k", False),
+        ("apply:*@*", "a-1,b-2@gcp://b/k", True),
+    ],
+)
+def test_a_scope_for_results_is_for_these_transforms_of_these_objects(scope: str, resource: str, allowed: bool) -> None:
+    assert grant(scope).allows("apply", resource) is allowed
+
+
+def test_a_scope_for_results_opens_nothing_else() -> None:
+    one = grant("apply:a-1@gcp://b/k")
+    assert one.knows("gcp://b")
+    assert not one.knows("gcp://c")
+    for action, resource in [("read", "gcp://b/k"), ("write", "gcp://b/k"), ("transforms:use", ""), ("package", "a-1")]:
+        assert not one.allows(action, resource)
+    assert not one.allows_below("read", "gcp://b/")
+
+
+@pytest.mark.parametrize(
+    "scope", ["apply", "apply:", "apply:a-1", "apply:a-1@", "apply:@gcp://b/k", "apply:a-1@gcp://b"]
+)
+def test_a_scope_for_results_that_can_match_none_is_refused(scope: str) -> None:
+    with pytest.raises(BadRequest, match="scope"):
+        Scope.parse(scope)
+
+
 def test_without_any_token_everybody_may_do_everything() -> None:
     tokens = Tokens(AuthSettings(), "")
     assert tokens.check(None).allows(ADMIN)
@@ -271,6 +311,63 @@ def test_no_other_algorithm_key_issuer_or_shape_is_taken(
         forged = jwt.PyJWS().encode(json.dumps(claims).encode(), key, algorithm)
     with pytest.raises(Unauthenticated, match="wrong"):
         Tokens(users(tmp_path / "a"), "").check(forged)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        *({"scopes": scopes} for scopes in (7, None, True, "admin", {"admin": 1}, 1.5)),
+        *({"sub": sub} for sub in (7, None, "", ["eve"], {})),
+        *({"exp": exp} for exp in ("1099511627776", None, True, [2**40], {}, math.inf, math.nan, 10**400)),
+        *({"iat": iat} for iat in ("x", [1], {}, math.inf, 10**400)),
+        *({"nbf": nbf} for nbf in ("x", [1], {}, math.inf)),
+        *({"iss": iss} for iss in (7, None, ["shardgate"], {})),
+        *({"aud": aud} for aud in (7, "x", ["x"], {})),
+        {"jti": 7},
+    ],
+    ids=str,
+)
+def test_a_token_with_the_right_key_and_claims_of_other_types_is_no_token(
+    tmp_path: Path, odd: dict[str, object]
+) -> None:
+    claims = {"iss": "shardgate", "sub": "eve", "scopes": ["admin"], "exp": 2**40} | odd
+    odd_token = jwt.PyJWS().encode(json.dumps(claims).encode(), KEY, "HS256")
+    with pytest.raises(Unauthenticated):
+        Tokens(users(tmp_path / "a"), "").check(odd_token)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=4))
+def test_whatever_a_claim_is_the_token_is_taken_or_refused(value: object) -> None:
+    tokens = Tokens(AuthSettings(signing_key=KEY), "serve")
+    for name in ("iss", "sub", "scopes", "exp", "iat", "nbf", "aud", "jti"):
+        claims = {"iss": "shardgate", "sub": "eve", "scopes": [], "exp": 2**40} | {name: value}
+        with contextlib.suppress(Unauthenticated):
+            tokens.check(jwt.PyJWS().encode(json.dumps(claims).encode(), KEY, "HS256"))
+
+
+@pytest.mark.parametrize(
+    "part", [b"[" * 100_000, b"7", b"null", b'{"alg": [], "typ": 1}', b'{"alg": "HS256", "crit": 7}']
+)
+def test_a_token_of_odd_json_is_no_token(tmp_path: Path, part: bytes) -> None:
+    quoted = base64.urlsafe_b64encode(part).rstrip(b"=").decode()
+    good = Tokens(users(tmp_path / "b"), "").mint("x", [], seconds=60).split(".")
+    for odd in (f"{quoted}.{good[1]}.{good[2]}", f"{good[0]}.{quoted}.{good[2]}"):
+        with pytest.raises(Unauthenticated):
+            Tokens(users(tmp_path / "a"), "").check(odd)
+
+
+def test_a_proof_is_of_one_name_at_one_address_for_one_challenge_under_one_key(tmp_path: Path) -> None:
+    here, there = Tokens(users(tmp_path / "a"), ""), Tokens(users(tmp_path / "b"), "")
+    proof = here.prove("a", "http://10.0.0.1:51080", "x")
+    assert proof == there.prove("a", "http://10.0.0.1:51080", "x")
+    others = [
+        ("b", "http://10.0.0.1:51080", "x"),
+        ("a", "http://10.0.0.2:51080", "x"),
+        ("a", "http://10.0.0.1:51080", ""),
+    ]
+    assert proof not in {here.prove(*other) for other in others}
+    assert proof != Tokens(AuthSettings(signing_key="o" * 32), "serve").prove("a", "http://10.0.0.1:51080", "x")
+    assert Tokens(AuthSettings(), "").prove("a", "http://10.0.0.1:51080", "x") == ""
 
 
 def test_scopes_of_a_newer_gateway_mean_nothing_and_break_nothing(tmp_path: Path) -> None:

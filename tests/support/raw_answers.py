@@ -57,8 +57,11 @@ CUT = {
 
 
 @contextmanager
-def answering(*answers: bytes) -> Iterator[str]:
-    """The URL of a server that gives these answers, one a connection; the last one again and again."""
+def answering(*answers: bytes, hang: bool = False) -> Iterator[str]:
+    """The URL of a server that gives these answers, one a connection; the last one again and again.
+
+    With `hang` a connection stays open behind its answer, which may be empty.
+    """
     left = list(answers)
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -69,7 +72,7 @@ def answering(*answers: bytes) -> Iterator[str]:
                 except OSError:  # shut down
                     return
                 answer = left.pop(0) if len(left) > 1 else left[0]
-                threading.Thread(target=_serve_one, args=(connection, answer), daemon=True).start()
+                threading.Thread(target=_serve_one, args=(connection, answer, hang), daemon=True).start()
 
         thread = threading.Thread(target=serve)
         thread.start()
@@ -80,7 +83,7 @@ def answering(*answers: bytes) -> Iterator[str]:
             thread.join()
 
 
-def _serve_one(connection: socket.socket, answer: bytes) -> None:
+def _serve_one(connection: socket.socket, answer: bytes, hang: bool) -> None:
     with connection:
         connection.settimeout(30)
         try:
@@ -91,7 +94,8 @@ def _serve_one(connection: socket.socket, answer: bytes) -> None:
                 asked += data
             head = answer.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
             connection.sendall(head if asked.startswith(b"HEAD ") else answer)
-            connection.shutdown(socket.SHUT_WR)
+            if not hang:
+                connection.shutdown(socket.SHUT_WR)
             while connection.recv(65536):  # or the kernel would reset what the reader has not taken yet
                 pass
         except OSError:  # the reader left

@@ -58,6 +58,10 @@ class NotReached(UpstreamUnavailable):
     """There is no way to the gateway: it was not asked."""
 
 
+class Silent(UpstreamUnavailable):
+    """The gateway is there, and has not answered for a while: it may be busy."""
+
+
 class Incoming(NamedTuple):
     """Bytes that are still to be taken from a connection's socket."""
 
@@ -335,7 +339,7 @@ class PeerClient:
                 finally:
                     answer.close()
         except TimeoutError:
-            raise UpstreamUnavailable(f"gateway {member.name} did not answer within {SHORT_SECONDS:g} s") from None
+            raise Silent(f"gateway {member.name} did not answer within {SHORT_SECONDS:g} s") from None
 
     def keep(self, connection: Connection) -> None:
         idle = self._idle.setdefault(connection.member.url, deque())

@@ -1,7 +1,8 @@
 """Members by name resolution: the addresses of a headless Service, or of any name that has one per gateway.
 
-An address is not a name that outlives a restart, so every new address is asked who it is (`/readyz` says so), and is a
-member from then on. One that does not answer is not a member yet. An address that is asked may turn out to be our own.
+An address is not a name that outlives a restart, so every address is asked who it is (`/readyz` says so) at each look.
+A new one that does not answer is not a member yet. A member that says nothing may be busy, and stays one; it goes when
+it can't be reached, says that it is not ready, or has left the name. An address may turn out to be our own.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import socket
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from shardgate_gateway.cluster.connection import json_object
-from shardgate_gateway.cluster.membership import Member, Membership
+from shardgate_gateway.cluster.connection import Silent, json_object
+from shardgate_gateway.cluster.membership import Member, Membership, url_of
 from shardgate_gateway.errors import UpstreamUnavailable
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class DnsMembership(Membership):
         except OSError as error:
             log.warning("can't resolve %s, the members stay as they are: %s", self._host, error)
             return
-        urls = [_url(address[4][0], self._port) for address in found]
+        urls = [url_of(str(address[4][0]), self._port) for address in found]
         names = await asyncio.gather(*(self._name(url) for url in urls))
         self._names = {url: name for url, name in zip(urls, names, strict=True) if name}
         self._set({name: url for url, name in sorted(self._names.items(), reverse=True)})
@@ -73,11 +74,9 @@ class DnsMembership(Membership):
         """Of the gateway at this URL, empty if it is not ready; one that is known may be busy and is believed."""
         try:
             status, body = await self._client.tell(Member(url, url), "GET", "/readyz", ())
+        except Silent:
+            return self._names.get(url, "")
         except UpstreamUnavailable:
             return ""
         name = (json_object(body) or {}).get("member") if status == OK else ""
         return name if isinstance(name, str) else ""
-
-
-def _url(host: object, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in str(host) else f"http://{host}:{port}"

@@ -21,6 +21,11 @@ class Member(NamedTuple):
     url: str
 
 
+def url_of(host: str, port: int) -> str:
+    """The URL of a gateway at this address."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 class Membership(ABC):
     """The members as an async context, in which they may change.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shardgate_gateway.cluster.membership import Membership
+from shardgate_gateway.cluster.membership import Membership, url_of
 from shardgate_gateway.kube.kinds import ENDPOINT_SLICE
 from shardgate_gateway.kube.watch import Reflector
 
@@ -51,6 +51,5 @@ def members_of(slices: Iterable[Object]) -> dict[str, str]:
         for endpoint in part.get("endpoints") or ():
             name = (endpoint.get("targetRef") or {}).get("name")
             if port and name and endpoint.get("conditions", {}).get("ready"):
-                host = endpoint["addresses"][0]
-                found[name] = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+                found[name] = url_of(endpoint["addresses"][0], port)
     return found

@@ -44,9 +44,9 @@ from shardgate_gateway.errors import (
 )
 from shardgate_gateway.etl.generation import Identifier, difference
 from shardgate_gateway.etl.pause import Budget, PatientReceiver
-from shardgate_gateway.etl.pipeline import STAGE_SECONDS, name_stage, pipeline_query
+from shardgate_gateway.etl.pipeline import STAGE_SECONDS, name_stage, pipeline_id, pipeline_query
 from shardgate_gateway.etl.progress import Progress
-from shardgate_gateway.tokens import USE, exact
+from shardgate_gateway.tokens import APPLY, READ, exact
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
@@ -229,7 +229,8 @@ class Relay:
         while outcome != "completed":
             attempt = _Attempt(progress.sample, progress.delivered, patience)
             try:
-                connection = await self._connect(request, progress.resume(job))
+                token = self._sign([_scope(request)])  # anew for each attempt: it is good for minutes
+                connection = await self._connect(request, progress.resume(replace(job, token=token)))
                 await self._check_worker(request, connection, begun=progress.delivered > 0)
                 async with contextlib.aclosing(
                     self._work(connection, progress, attempt, request.source.label)
@@ -358,7 +359,6 @@ class Relay:
     def _job(self, request: TransformRequest) -> wire.Job:
         bucket, key = ObjectName.parse(request.source.label)
         query = pipeline_query(request.before, request.seed, request.epoch) if request.before else {}
-        scopes = [f"read:{exact(request.source.label)}"] + ([USE] if request.before else [])
         return wire.Job(
             request_id=f"{request.request_id}-{secrets.token_hex(4)}",
             transform_id=request.record.id,
@@ -367,7 +367,7 @@ class Relay:
             etag=request.input_version.etag,
             match=request.input_version.etag_header,
             url=self._endpoint + object_path(bucket, key, query),
-            token=self._sign(scopes),
+            token="",
             seed=request.seed,
             epoch=request.epoch,
             args=request.args,
@@ -430,6 +430,14 @@ class _Attempt:
 
 class _StageBusy(Busy):
     """An earlier stage has no worker free, and this one is not to be held meanwhile."""
+
+
+def _scope(request: TransformRequest) -> str:
+    """For exactly the input of the job: the raw object, or the result of the stages before."""
+    label = exact(request.source.label)
+    if not request.before:
+        return f"{READ}:{label}"
+    return f"{APPLY}:{pipeline_id([stage.record for stage in request.before])}@{label}"
 
 
 @contextlib.contextmanager

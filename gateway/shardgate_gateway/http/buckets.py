@@ -45,8 +45,8 @@ async def show_all(service: Service, call: Call) -> web.StreamResponse:
 async def show_objects(service: Service, call: Call, name: str) -> web.StreamResponse:
     """One page of those objects and folders that the caller may read; a page may be empty and not the last."""
     given = parameters(call.query, _PARAMETERS)
-    bucket = service.buckets.find(name, provider(given), call.grant)
     prefix = given.get("prefix", "")
+    bucket = service.buckets.find(name, provider(given), call.grant, key=f"{prefix}*")
     if not call.grant.allows_below(READ, f"{bucket}/{prefix}"):
         raise call.grant.lacks(READ, f"{bucket}/{prefix}*")
     limit = number(given, "limit", PAGE)

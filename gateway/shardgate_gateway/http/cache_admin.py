@@ -90,7 +90,8 @@ async def _for_all(
     given = parameters(call.query, _PARAMETERS)
     if "bucket" not in given or len(given.keys() & {"object", "prefix"}) != 1:
         raise BadRequest("say which bucket=, and either object= or prefix=")
-    bucket = service.buckets.find(given["bucket"], provider(given), call.grant)
+    wanted = given.get("object") or f"{given.get('prefix', '')}*"
+    bucket = service.buckets.find(given["bucket"], provider(given), call.grant, action=scope, key=wanted)
     if "object" in given:
         key = object_key(given["object"])
         call.grant.require(scope, f"{bucket}/{key}")

@@ -20,7 +20,7 @@ _PARAMETERS = frozenset({"provider", "bucket", "object"})
 
 
 async def show(service: Service, call: Call) -> web.StreamResponse:
-    """Who the gateways are, who this one is, and who answers; with `challenge=`, how each answers it at `/healthz`."""
+    """Who the gateways are, who this one is, and who answers; with `challenge=`, each one's proof at `/healthz`."""
     forwarder = service.forwarder
     challenge = parameters(call.query, frozenset({"challenge"})).get("challenge")
     members: list[dict[str, Any]] = [
@@ -29,7 +29,7 @@ async def show(service: Service, call: Call) -> web.StreamResponse:
     ]
     if challenge is not None:
         for member in members:
-            member["proof"] = service.tokens.prove(member["name"], challenge)
+            member["proof"] = service.tokens.prove(member["name"], member["url"], challenge)
     return web.json_response({"me": service.name, "members": members})
 
 

@@ -43,6 +43,7 @@ from shardgate_gateway.errors import NotFound, UpstreamUnavailable
 from shardgate_gateway.http.body import Sent, send_now, send_parts
 from shardgate_gateway.http.request import object_target, small_number
 from shardgate_gateway.http.upload import Upload
+from shardgate_gateway.tokens import READ, WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -86,7 +87,8 @@ def at_owner(handler: Handler) -> Handler:
         if service.forwarder is None:
             return await handler(service, call)
         target = object_target(call.request.raw_path)
-        bucket = service.buckets.find(target.bucket, target.provider, call.grant)
+        action = READ if call.request.method in READS else WRITE
+        bucket = service.buckets.find(target.bucket, target.provider, call.grant, action=action, key=target.key)
         whole = target.plain and call.request.method == hdrs.METH_GET
         if call.request.method in READS:
             return await service.forwarder.read(service, call, handler, bucket, target.key, whole=whole)

@@ -8,6 +8,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from shardgate_gateway import metrics
+from shardgate_gateway.cluster.membership import url_of
 from shardgate_gateway.errors import Busy
 from shardgate_gateway.http.request import parameters
 
@@ -19,8 +20,25 @@ if TYPE_CHECKING:
 async def alive(service: Service, call: Call) -> web.StreamResponse:
     """With `challenge=`, a client that is about to send its token here can tell who this is: see `/v1/cluster`."""
     challenge = parameters(call.query, frozenset({"challenge"})).get("challenge")
-    proof = {} if challenge is None else {"proof": service.tokens.prove(service.name, challenge)}
+    proof = (
+        {} if challenge is None else {"proof": service.tokens.prove(service.name, _own_url(service, call), challenge)}
+    )
     return web.json_response({"status": "alive", "member": service.name, **proof})
+
+
+def _own_url(service: Service, call: Call) -> str:
+    """The address that this gateway can prove to be its own, whatever the members' list says of it.
+
+    That is what its operator set. Where nothing is set, it is where this request arrived, as a name server or
+    Kubernetes tell it to others.
+    """
+    cluster = service.settings.cluster
+    own = cluster.members.get(service.name) or cluster.url
+    transport = call.request.transport
+    if own or transport is None:
+        return own
+    host, port = transport.get_extra_info("sockname")[:2]
+    return url_of(host.removeprefix("::ffff:"), port)  # that is how a socket for IPv6 and IPv4 shows the latter
 
 
 async def ready(service: Service, _call: Call) -> web.StreamResponse:

@@ -14,13 +14,14 @@ from shardgate_gateway.http.conditions import Version, check_unchanged, is_condi
 from shardgate_gateway.http.reply import send_head, send_not_modified, send_reading
 from shardgate_gateway.http.request import object_target
 from shardgate_gateway.http.upload import Upload
-from shardgate_gateway.tokens import READ, USE, WRITE
+from shardgate_gateway.tokens import APPLY, READ, USE, WRITE
 
 if TYPE_CHECKING:
     from shardgate_gateway.cache.source import Source
     from shardgate_gateway.http.call import Call
     from shardgate_gateway.http.request import ObjectTarget
     from shardgate_gateway.http.service import Bucket, Service
+    from shardgate_gateway.tokens import Grant
 
 
 async def get(service: Service, call: Call) -> web.StreamResponse:
@@ -80,11 +81,18 @@ async def delete(service: Service, call: Call) -> web.StreamResponse:
 
 def _readable(service: Service, call: Call) -> tuple[ObjectTarget, Source]:
     target = object_target(call.request.raw_path)
-    source = service.buckets.find(target.bucket, target.provider, call.grant).source(target.key)
-    call.grant.require(READ, source.label)
-    if target.transform is not None:
-        call.grant.require(USE)
+    source = service.buckets.find(target.bucket, target.provider, call.grant, key=target.key).source(target.key)
+    _require_read(call.grant, target, source.label)
     return target, call.copy_of or source
+
+
+def _require_read(grant: Grant, target: ObjectTarget, label: str) -> None:
+    """Who may read the object and use transforms may read any result of it; a worker reads what its job is about."""
+    if target.transform is not None and grant.allows(APPLY, f"{target.transform}@{label}"):
+        return
+    grant.require(READ, label)
+    if target.transform is not None:
+        grant.require(USE)
 
 
 def _writable(service: Service, call: Call) -> tuple[ObjectTarget, Bucket, Source]:
@@ -93,7 +101,7 @@ def _writable(service: Service, call: Call) -> tuple[ObjectTarget, Bucket, Sourc
         raise BadRequest(
             f"{call.request.method} works on whole raw objects", hint="leave transform_id, archpath and tag out"
         )
-    bucket = service.buckets.find(target.bucket, target.provider, call.grant)
+    bucket = service.buckets.find(target.bucket, target.provider, call.grant, action=WRITE, key=target.key)
     source = bucket.source(target.key)
     call.grant.require(WRITE, source.label)
     return target, bucket, source

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from shardgate.providers import PROVIDERS
 from shardgate_gateway.cache.source import Freshness, StoreSource
 from shardgate_gateway.errors import BadRequest, NotFound
 from shardgate_gateway.tokens import ANYBODY, READ
@@ -59,21 +60,33 @@ class Buckets:
         for same_name in self._by_name.values():
             yield from same_name.values()
 
-    def find(self, name: str, provider: str | None, grant: Grant = ANYBODY) -> Bucket:
-        """The bucket of this name; the names that an error shows are those of which `grant` may read something.
+    def find(
+        self, name: str, provider: str | None, grant: Grant = ANYBODY, *, action: str = READ, key: str = "*"
+    ) -> Bucket:
+        """The bucket of this name, among those in which `grant` opens something; all others are as if not there.
+
+        Args:
+            name: Of the bucket.
+            provider: Of the bucket; None where the name alone says which one is meant.
+            grant: Of the caller.
+            action: What is wanted there, for the message of an error.
+            key: Where in the bucket, for that message.
 
         Raises:
             NotFound: There is none.
+            Forbidden: `grant` opens no bucket that could be called that, whether there is one or not.
             BadRequest: There are several, and no provider says which one.
         """
-        candidates = self._by_name.get(name, {})
+        candidates = {each: bucket for each, bucket in self._by_name.get(name, {}).items() if grant.knows(str(bucket))}
         if provider is None and len(candidates) > 1:
             known = " and ".join(str(bucket) for bucket in candidates.values())
             raise BadRequest(f"there are {known}", hint="say which one with provider=")
         bucket = next(iter(candidates.values()), None) if provider is None else candidates.get(provider)
         if bucket is None:
+            if not any(grant.knows(f"{each}://{name}") for each in ((provider,) if provider else PROVIDERS)):
+                raise grant.lacks(action, f"{provider or '*'}://{name}/{key}")
             wanted = f"{provider}://{name}" if provider else name
-            known = ", ".join(str(bucket) for bucket in self if grant.allows_below(READ, f"{bucket}/"))
+            known = ", ".join(str(bucket) for bucket in self if grant.knows(str(bucket)))
             raise NotFound(f"there is no bucket {wanted}", hint=f"this gateway has {known or 'no bucket at all'}")
         return bucket
 

@@ -9,6 +9,7 @@ from gateway_process import GatewayProcess
 from raw_answers import answering
 
 from servers import free_port
+from shardgate_gateway.cluster import connection
 from shardgate_gateway.cluster.connection import PeerClient
 from shardgate_gateway.cluster.dns import DnsMembership
 
@@ -46,6 +47,23 @@ async def test_members_stay_while_their_name_can_not_be_resolved(caplog):
     async with membership:
         assert membership.urls == {"b": "http://127.0.0.1:1"}
     assert "can't resolve no-such-name.invalid" in caplog.text
+
+
+async def test_a_member_that_is_too_busy_to_answer_stays_one(monkeypatch):
+    monkeypatch.setattr(connection, "SHORT_SECONDS", 0.05)
+    good = b'{"member": "b"}'
+    answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(good), good)
+    client, changes = PeerClient(1), []
+    with answering(answer, b"", hang=True) as url:
+        membership = DnsMembership(url, client, REFRESH_SECONDS)
+        membership.on_change(lambda: changes.append(dict(membership.urls)))
+        async with membership:
+            assert membership.urls == {"b": url}
+            for _ in range(3):
+                await membership._look()
+            assert membership.urls == {"b": url}
+    assert changes == [{"b": url}]
+    client.close()
 
 
 @pytest.mark.parametrize("body", [b"[]", b'"b"', b"7", b'{"member": 7}', b"{", b"\xff", b"[" * 100_000])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from gateway_cluster import running_cluster
+from gateway_process import GatewayProcess
 from readers import curl
 
 from shardgate import Client, wire
+from shardgate.reach import Reach
 from shardgate_gateway.settings import AuthSettings
 from shardgate_gateway.tokens import PEER, Tokens
 
@@ -69,12 +73,71 @@ def test_a_gateway_proves_to_a_client_who_it_is_before_that_sends_its_token(clus
             "members"
         ]
 
-    for challenge in ("x", "y"):
+    for challenge in ("x", "y", "%00", "%C3%A4"):
         answers = {n: json.loads(curl(f"{cluster[n].endpoint}/healthz?challenge={challenge}").body) for n in "ab"}
         assert {n: answers[n]["proof"] for n in "ab"} == {each["name"]: each["proof"] for each in told(challenge)}
     proofs = [each["proof"] for challenge in "xy" for each in told(challenge)]
     assert len(set(proofs)) == 4
     assert all(len(proof) == 64 for proof in proofs)
+
+
+def test_a_challenge_that_somebody_else_passes_on_proves_nothing(cluster, tmp_path):
+    """Who sits at an address that was a gateway's can ask the real one, and is not taken for it."""
+    owner, other = cluster.ranked("http://b", "data")
+    asked, stolen = [], []
+
+    class Relaying(BaseHTTPRequestHandler):
+        def do_GET(self):
+            if "Authorization" in self.headers or not self.path.startswith("/healthz"):
+                stolen.append(self.path)
+            asked.append(self.path)
+            body = curl(cluster[owner].endpoint + self.path).body
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    own = {"serve.port", "serve.workers", "cache.dir", "state.dir"}
+    users = {name: value for name, value in cluster[other].settings.items() if name not in own}
+    with HTTPServer(("127.0.0.1", 0), Relaying) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        gateway = GatewayProcess(tmp_path, cluster[other].buckets, settings=users)
+        members = {other: gateway.endpoint, owner: f"http://127.0.0.1:{server.server_port}"}
+        gateway.settings |= {"cluster.name": other, "cluster.members": json.dumps(members)}
+        try:
+            gateway.start()
+            reach = Reach()
+            reach.saw({wire.MEMBER_HEADER: owner})
+            reach.learn(Client(gateway.endpoint, READER)._transport._show_cluster)
+            assert len(asked) == 1
+            assert reach.headers() == {}, "its list says an address that is not the owner's"
+            reach.saw({wire.MEMBER_HEADER: owner})
+            reach._try_at = 0.0
+            reach.learn(Client(cluster[other].endpoint, READER)._transport._show_cluster)
+            assert reach.headers() == {wire.REACH_HEADER: owner}
+        finally:
+            gateway.close()
+            server.shutdown()
+    assert stolen == []
+
+
+def test_a_gateway_that_others_find_by_a_name_server_proves_the_address_at_which_it_is_asked(cluster, tmp_path):
+    settings = {key: cluster["a"].settings[key] for key in ("auth.tokens_file", "auth.signing_key")}
+    gateway = GatewayProcess(tmp_path, {"file://f": tmp_path}, settings=settings)
+    gateway.settings |= {
+        "cluster.membership": "dns",
+        "cluster.name": "c",
+        "cluster.dns": f"http://localhost:{gateway.port}",
+    }
+    try:
+        gateway.start()
+        proof = json.loads(curl(f"{gateway.endpoint}/healthz?challenge=x").body)["proof"]
+        assert proof == Tokens(AuthSettings(signing_key=KEY), "serve").prove("c", gateway.endpoint, "x")
+    finally:
+        gateway.close()
 
 
 def test_our_client_follows_with_its_token_to_members_only(cluster):

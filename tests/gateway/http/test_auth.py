@@ -157,9 +157,53 @@ def test_only_what_may_be_read_is_listed(gateway: GatewayProcess) -> None:
 
 
 def test_a_bucket_that_is_not_there_does_not_tell_which_others_are(gateway: GatewayProcess) -> None:
-    assert said(ask(gateway, "bob", "/v1/objects/none/x"))["hint"] == "this gateway has gcp://bob"
+    assert said(ask(gateway, "bob", "/v1/objects/bob/x?provider=aws"))["hint"] == "this gateway has gcp://bob"
     assert "shared" in said(ask(gateway, "root", "/v1/objects/none/x"))["hint"]
-    assert said(ask(gateway, "nobody", "/v1/objects/none/x"))["hint"] == "this gateway has no bucket at all"
+
+
+HIDDEN = {
+    "an object": ("GET", "/v1/objects/{}/own"),
+    "an object by provider": ("GET", "/v1/objects/{}/own?provider=gcp"),
+    "a member": ("GET", "/v1/objects/{}/own?archpath=x"),
+    "a result": ("GET", "/v1/objects/{}/own?transform_id=x"),
+    "a write": ("PUT", "/v1/objects/{}/own"),
+    "a delete": ("DELETE", "/v1/objects/{}/own?provider=gcp"),
+    "a list": ("GET", "/v1/buckets/{}"),
+    "a list by provider": ("GET", "/v1/buckets/{}?provider=gcp&prefix=o"),
+    "a prefetch": ("POST", "/v1/cache/prefetch?bucket={}&object=own"),
+    "a prefetch of many": ("POST", "/v1/cache/prefetch?bucket={}&prefix="),
+    "an evict": ("POST", "/v1/cache/evict?bucket={}&object=own&provider=gcp"),
+}
+
+
+@pytest.mark.parametrize(("method", "path"), HIDDEN.values(), ids=HIDDEN)
+@pytest.mark.parametrize("who", ["nobody", "alice"])
+def test_a_hidden_bucket_answers_like_one_that_is_not_there(
+    gateway: GatewayProcess, who: str, method: str, path: str
+) -> None:
+    def answered(bucket: str) -> tuple[int, dict[str, Any]]:
+        answer = ask(gateway, who, path.format(bucket), "-X", method, "-H", "X-Request-Id: same")
+        return answer.status, {name: value.replace(bucket, "BUCKET") for name, value in said(answer).items()}
+
+    hidden = answered("bob")
+    assert hidden[0] == 403
+    assert hidden == answered("none")
+
+
+def test_buckets_of_one_name_do_not_tell_of_those_among_them_that_are_hidden(tmp_path_factory: Any) -> None:
+    folder = tmp_path_factory.mktemp("same-name")
+    for name in ("one", "two"):
+        (folder / name).mkdir()
+        (folder / name / "x").write_text(name)
+    users = [
+        {"name": "alice", "token": token("alice"), "scopes": ["read:gcp://b/*"]},
+        {"name": "root", "token": token("root"), "scopes": ["admin"]},
+    ]
+    (folder / "tokens").write_text(json.dumps({"tokens": users}))
+    buckets = {"gcp://b": folder / "one", "aws://b": folder / "two"}
+    with running_gateway(folder / "gateway", buckets, settings={"auth.tokens_file": folder / "tokens"}) as gateway:
+        assert "gcp://b and aws://b" in said(ask(gateway, "root", "/v1/objects/b/x"))["message"]
+        assert ask(gateway, "alice", "/v1/objects/b/x").body == b"one", "for her there is one"
 
 
 def test_writing_needs_its_own_scope(gateway: GatewayProcess) -> None:
@@ -205,7 +249,7 @@ def test_a_transform_is_applied_by_who_may_read_and_use_it(gateway: GatewayProce
     refused = ask(gateway, "carol", f"/v1/objects/alice/own{query}")
     assert said(refused)["message"] == "the token of carol has no scope transforms:use"
     refused = ask(gateway, "alice", f"/v1/objects/bob/own{query}")
-    assert said(refused)["message"] == "the token of alice has no scope read:gcp://bob/own"
+    assert said(refused)["message"] == "the token of alice has no scope read:*://bob/own"
 
 
 def test_the_token_of_one_transform_opens_its_package_and_nothing_else(gateway: GatewayProcess) -> None:
@@ -228,6 +272,29 @@ def test_a_worker_reads_the_shard_of_its_job_and_no_other(gateway: GatewayProces
     worker = signed(f"read:{exact('gcp://alice/odd *name')}")
     assert ask(gateway, worker, "/v1/objects/alice/odd%20*name").body == OWN
     assert ask(gateway, worker, "/v1/objects/alice/own").status == 403
+
+
+def test_a_worker_of_a_pipeline_reads_what_the_stages_before_make_of_its_shard_and_nothing_else(
+    gateway: GatewayProcess,
+) -> None:
+    one, other = (said(register(gateway, "bob", package_of(name=name)))["id"] for name in ("first", "second"))
+    worker = signed(f"apply:{one}@{exact('gcp://alice/own')}")
+    for query, status in (
+        (f"?transform_id={one}", 422),  # it may, and the object is no shard
+        *(
+            (query, 403)
+            for query in ("", f"?transform_id={other}", f"?transform_id={one},{other}", "?transform_id=first")
+        ),
+    ):
+        assert ask(gateway, worker, f"/v1/objects/alice/own{query}").status == status, query
+    assert ask(gateway, worker, f"/v1/objects/alice/up/old?transform_id={one}").status == 403
+    assert ask(gateway, worker, f"/v1/objects/bob/own?transform_id={one}").status == 403
+    for path in ("", f"/{one}", f"/{one}/logs", f"/{one}/stats", f"/{one}/package"):
+        assert ask(gateway, worker, f"/v1/transforms{path}").status == 403, path
+    for action in ("start", "stop"):
+        assert ask(gateway, worker, f"/v1/transforms/{other}/{action}", "-X", "POST").status == 403, action
+    assert ask(gateway, worker, "/v1/buckets/alice").status == 403
+    assert ask(gateway, worker, "/v1/cache/prefetch?bucket=alice&object=own", "-X", "POST").status == 403
 
 
 def test_a_token_that_has_expired_or_is_wrong_or_missing_is_a_clear_401(gateway: GatewayProcess) -> None:
