@@ -1,4 +1,4 @@
-"""Whatever a function raises: one failed sample, one cause, and no lost worker."""
+"""Whatever a function raises, and whatever its sample is called: one failed sample, one cause, and no lost worker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 COUNT, BAD = 4, 2
-NAME = "cafe"
+NAME = "caf\xe9"
 KINDS = ["raises", "number", "surrogates", "long", "longer", "broken", "liar", "group", "value", "key"]
 
 
@@ -61,7 +61,7 @@ def misbehave(sample: dict[str, Any]) -> Any:  # noqa: C901 (a list of misdeeds)
 
 def shard(what: str) -> bytes:
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as tar:
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
         for number in range(COUNT):
             for suffix, data in (("do.txt", (what if number == BAD else "work").encode()), ("jpg", b"broken")):
                 info = tarfile.TarInfo(f"{NAME}_{number}.{suffix}")
@@ -90,4 +90,4 @@ def test_an_awkward_failure_is_told_or_left_out_and_loses_no_worker(runtime: Run
         return
     assert conversation.failure is None
     names = [name for name, _ in members_of(bytes(conversation.output))]
-    assert names == [f"{NAME}_{number}.txt" for number in range(COUNT) if number != BAD]
+    assert names == [f"caf\udce9_{number}.txt" for number in range(COUNT) if number != BAD]
