@@ -72,6 +72,8 @@ class LocalRunner(Runner):
 
     async def ensure(self, record: TransformRecord) -> None:
         runtime = self._runtime(record.id)
+        if runtime.is_ready:  # before the command is put together, for which limits are read from many files
+            return
         runtime.workers = record.options.workers or self._settings.workers or limits.processors()
         command = self._command(record, runtime)
         await runtime.ensure(Launch(command, record.digest, lambda: self._package(record.id)))

@@ -83,6 +83,11 @@ class LocalRuntime:
         self._started_at = 0.0
         self._quick_deaths = 0
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is there, as far as this process knows."""
+        return self._ready and (self._process is None or self._process.running)
+
     async def ensure(self, launch: Launch) -> None:
         """Return when it is ready, starting it if need be; concurrent callers share one start.
 
@@ -91,7 +96,7 @@ class LocalRuntime:
             Conflict: Somebody stopped it.
             LocalStorageError: The disk of the run folder fails.
         """
-        if self._ready and (self._process is None or self._process.running):
+        if self.is_ready:
             return
         self._ready = False
         if self._starting is None or self._starting.done():
