@@ -192,6 +192,17 @@ async def test_a_gateway_that_lost_its_runtime_to_another_one_does_not_look_for_
         assert not looks
 
 
+async def test_a_doubt_about_a_runtime_that_lives_does_not_lose_it(tmp_path: Path) -> None:
+    async with etl_in(tmp_path) as etl:
+        record = await etl.register(unchanged, name="unchanged")
+        await etl.runner.ensure(record)
+        pid = etl.runtime_pid(record)
+        etl.runner._runtime(record.id).doubt()
+        await etl.runner.ensure(record)
+        assert etl.runtime_pid(record) == pid
+    assert not pid_exists(pid)
+
+
 async def test_a_clock_that_was_set_back_does_not_make_an_old_failure_last(etl: Etl) -> None:
     record = await etl.register(unchanged, name="unchanged")
     folder = folder_of(etl, record.id)
