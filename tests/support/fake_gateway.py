@@ -33,10 +33,13 @@ class Fault:
     Attributes:
         after: Bytes of the body that are sent before it breaks.
         status: Answer with this error status instead.
-        clean: End the chunked body cleanly: the lie that no client can detect.
+        then: What the object is from the next answer on.
+        reset: Break with RST, which may take along what the client has not read yet.
     """
 
     after: int = 0
+    then: bytes | None = None
+    reset: bool = True
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -130,7 +133,10 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self.answer(204)
         else:
-            self.send_object(self.state.objects[name])
+            body = self.state.objects[name]
+            if self.command == "GET" and self.state.faults and self.state.faults[0].then is not None:
+                self.state.objects[name] = self.state.faults[0].then
+            self.send_object(body)
 
     def send_object(self, body: bytes) -> None:
         etag = self.state.etag(body)
@@ -169,7 +175,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if chunked else piece)
         if fault:
             self.wfile.flush()
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if fault.reset:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close_connection = True
             self.connection.close()
         elif chunked:
