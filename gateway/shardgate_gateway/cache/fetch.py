@@ -3,7 +3,8 @@
 A stream that breaks is opened again where it broke, with `If-Match`, so that bytes of two versions are never mixed.
 Only failures in a row count: progress resets them, so a body of any length survives any number of resets. A version
 with a weak etag can't be named in a condition; it is opened again only while no byte of it was given out. A source
-that makes its bytes anew each time is told the digest of those that were given out before.
+that makes its bytes anew each time is told the digest of those that were given out before, and proves that it goes on
+with the same body.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ async def read_version(
             stream = None
         except PASSING as error:
             stream = None
-            if meta.weak and position > start:
+            if meta.weak and position > start and before is None:
                 raise
             await patience.failed(error)
 

@@ -115,7 +115,7 @@ class Lead:
             self._fill.announce(meta, self._record.opened_at)
             self._finish(at)
             return
-        if meta.weak and at > 0:
+        if meta.weak and at > 0 and not self._source.recomputed:  # that one proves what it continues
             raise changed(self._source)
         asked_at = time.monotonic()
         stream = await open_version(self._source, meta, self._node.upstream, at, self._cut(meta, at), self._before)

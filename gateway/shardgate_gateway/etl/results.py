@@ -282,7 +282,7 @@ class Results:
                 async for chunk in chunks:
                     copy.add(chunk)
                     yield chunk
-            if result.may_be_kept() and (body := copy.whole()) is not None:
+            if result.may_be_kept() and (body := copy.take()) is not None:
                 self._keep(result, body)
         finally:
             copy.drop()
@@ -311,6 +311,8 @@ class Results:
             await self._cache.prefetch(computed)
         except GatewayError as error:
             log.warning("%s is not kept: %s", computed.label, error)
+        finally:
+            self.reserve(-len(computed))
 
 
 def _varies(record: TransformRecord) -> bool:
@@ -340,6 +342,9 @@ class _Computed(Source):
             last_modified=result.meta.last_modified,
             content_type=result.meta.content_type,
         )
+
+    def __len__(self) -> int:
+        return len(self._body)
 
     async def open(
         self,
@@ -380,8 +385,12 @@ class _Copy:
         self._size += len(chunk)
         self._parts.append(bytes(chunk))
 
-    def whole(self) -> bytes | None:
-        return b"".join(self._parts) if self._parts is not None else None
+    def take(self) -> bytes | None:
+        """All of it, whose reservation now belongs to the caller; None where it was not small."""
+        if self._parts is None:
+            return None
+        body, self._parts, self._size = b"".join(self._parts), None, 0
+        return body
 
     def drop(self) -> None:
         self._parts = None

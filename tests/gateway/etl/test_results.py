@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -210,6 +211,25 @@ async def test_copies_of_results_hold_bounded_memory(tmp_path: Path) -> None:
             await stream.aclose()
         assert kept.results._held == 0
         reading.aclose()
+
+
+async def test_a_copy_counts_until_it_is_in_the_cache(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = await kept.register("auto")
+    arriving = asyncio.Event()
+    prefetch = kept.etl.cache.prefetch
+
+    async def slow(source: Any) -> Any:
+        await arriving.wait()
+        return await prefetch(source)
+
+    monkeypatch.setattr(kept.etl.cache, "prefetch", slow)
+    reading = await kept.etl.cache.open(kept.etl.source("a.tar"))
+    stream = kept.results.stream(await kept.result(record, seed=77), reading)
+    body = b"".join([bytes(chunk) async for chunk in stream])
+    reading.aclose()
+    assert kept.results._held == len(body) > 0
+    arriving.set()
+    await eventually(lambda: kept.results._held == 0)
 
 
 def test_a_full_disk_costs_asked_its_memory_and_nobody_an_error(tmp_path: Path) -> None:
