@@ -35,6 +35,7 @@ from urllib.parse import urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 
+from shardgate.text import safe_line
 from shardgate_runtime.failures import StartupError, describe
 from shardgate_runtime.http_get import connect, target_of, text_of
 from shardgate_runtime.options import termination_log
@@ -60,13 +61,15 @@ def main(arguments: list[str]) -> int:
     add("--upload-url", required=True, help="where the environment is kept")
     add("--token-file", type=Path, help="file with the bearer token for it")
     add("--termination-log", type=Path, default=termination_log(), help="file for the reason of a failure")
+    add("--addresses", action="store_true", help="install what says by itself where it comes from (name @ URL), too")
     add("--pip", action="append", default=[], help="option for pip, like --index-url=URL")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     try:
+        needs = missing(given.requirement, addresses=given.addresses)
         with tempfile.TemporaryDirectory() as folder:
             archive = Path(folder) / "environment.tar.gz"
-            pack(install(missing(given.requirement), Path(folder), given.pip), archive)
+            pack(install(needs, Path(folder), given.pip, addresses=given.addresses), archive)
             upload(archive, given.upload_url, given.token_file)
     except StartupError as error:
         print(error.message, error.hint, file=sys.stderr)
@@ -75,16 +78,18 @@ def main(arguments: list[str]) -> int:
     return os.EX_OK
 
 
-def missing(requirements: Iterable[str]) -> list[str]:
+def missing(requirements: Iterable[str], *, addresses: bool = False) -> list[str]:
     """Those whose distribution is not installed.
 
     Raises:
-        StartupError: One of them is none.
+        StartupError: One of them is none, or an address where these are not allowed.
     """
     absent = []
     for text in requirements:
         try:
-            metadata.version(Requirement(text).name)
+            requirement = Requirement(text)
+            _check_address(text, requirement.url, addresses)
+            metadata.version(requirement.name)
         except InvalidRequirement as error:
             raise StartupError(f"requirement {text!r}: {error}", 'write it like "torch==2.6.0"') from error
         except metadata.PackageNotFoundError:
@@ -92,11 +97,11 @@ def missing(requirements: Iterable[str]) -> list[str]:
     return absent
 
 
-def install(requirements: Sequence[str], work: Path, options: Sequence[str]) -> Path:
+def install(requirements: Sequence[str], work: Path, options: Sequence[str], *, addresses: bool = False) -> Path:
     """Install requirements, and what they need beyond what is here, into a folder below `work`.
 
     Raises:
-        StartupError: pip can't; the message is its own.
+        StartupError: pip can't; the message is its own. Or one of them needs a distribution by its address.
     """
     target = work / "site"
     target.mkdir()
@@ -104,10 +109,21 @@ def install(requirements: Sequence[str], work: Path, options: Sequence[str]) -> 
         return target
     report = work / "report.json"
     _pip(["install", "--dry-run", "--report", str(report), *options, *requirements], requirements)
-    chosen = [_exactly(item) for item in json.loads(report.read_text())["install"]]
+    found = json.loads(report.read_text())["install"]
+    for item in found:
+        _check_address(item["metadata"]["name"], item.get("is_direct") and item["download_info"]["url"], addresses)
+    chosen = [_exactly(item) for item in found]
     log.info("installing %s", ", ".join(chosen))
     _pip(["install", "--target", str(target), "--no-deps", *options, *chosen], requirements)
     return target
+
+
+def _check_address(name: str, address: str | None, allowed: bool) -> None:
+    if address and not allowed:
+        raise StartupError(
+            f"{safe_line(name)} would come from an address of its own, {safe_line(address)}",
+            'require versions of a package index, or have the operator set kubernetes.requirements to "addresses"',
+        )
 
 
 def _exactly(item: dict[str, dict[str, str]]) -> str:
@@ -134,7 +150,8 @@ def _pip(arguments: Sequence[str], requirements: Sequence[str]) -> None:
         raise StartupError(
             f"installing {', '.join(requirements)} failed: {_reason(result.stderr)}",
             "is it spelled as at the package index, and does that have the version? "
-            "requirements= adds to what was captured, and replaces it",
+            "requirements= adds to what was captured, and replaces it. What has no wheel is built only where the "
+            'operator sets kubernetes.requirements to "sources"',
         )
 
 

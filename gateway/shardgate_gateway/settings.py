@@ -277,6 +277,19 @@ class KubernetesSettings(Group):
         description="Patterns of PersistentVolumeClaims that pod templates may mount. None by default: the gateways "
         "and a database may have theirs in the same namespace.",
     )
+    allowed_config_maps: tuple[str, ...] = Field(
+        (), description="Patterns of ConfigMaps that pod templates may have. None by default."
+    )
+    allowed_labels: tuple[str, ...] = Field(
+        (),
+        description="Patterns of labels that pod templates may set. None by default: Services and policies of others "
+        "select by labels.",
+    )
+    allowed_annotations: tuple[str, ...] = Field(
+        (),
+        description="Patterns of annotations that pod templates may set. None by default: injectors and networks obey "
+        "them.",
+    )
     cpu: str = Field("1", description="CPU limit of a pod whose owner says nothing; it has as many workers.")
     memory: str = Field("2Gi", description="Memory limit of a pod whose owner says nothing.")
     max_cpu: str = Field("64", description="The most CPU that a user may ask for, per pod.")
@@ -316,6 +329,12 @@ class KubernetesSettings(Group):
         (),
         description="Options for pip where requirements are installed that an image lacks, like "
         "`--index-url=https://pypi.example/simple`. Empty takes PyPI.",
+    )
+    requirements: Literal["wheels", "sources", "addresses"] = Field(
+        "wheels",
+        description="What may be installed of a transform's requirements. `wheels`: those of the index, so that "
+        "no code of theirs runs meanwhile. `sources`: also what has to be built. `addresses`: also requirements that "
+        "name where they come from (`name @ https://...`).",
     )
     environment_seconds: float = Field(
         900, ge=60, description="Seconds that installing the requirements of a transform may take."

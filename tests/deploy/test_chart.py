@@ -228,9 +228,31 @@ def test_etl_pods_reach_names_and_gateways_and_are_reached_by_gateways_alone() -
 
     assert deny == {"podSelector": allow["podSelector"], "policyTypes": ["Ingress", "Egress"]}
     assert allow["ingress"] == [{"from": [{"podSelector": {"matchLabels": gateway}}]}]
-    assert dns == {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
+    assert dns["ports"] == [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
     assert to_gateway["to"] == [{"podSelector": {"matchLabels": gateway}}]
     assert to_gateway["ports"] == [{"port": "http", "protocol": "TCP"}]
+
+
+def test_port_53_is_open_to_the_name_servers_alone() -> None:
+    kube_dns = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
+        "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
+    }
+    own = {"ipBlock": {"cidr": "169.254.20.10/32"}}
+    for expected, objects in (
+        (kube_dns, chart.render()),
+        (own, chart.render(**{"networkPolicy.dns": [own]})),
+    ):
+        rules = [
+            rule
+            for each in objects
+            if each["kind"] == "NetworkPolicy"
+            for rule in each["spec"].get("egress", ())
+            if any(port["port"] == 53 for port in rule.get("ports", ()))
+        ]
+        assert len(rules) == 2
+        assert all(rule["to"] == [expected] for rule in rules)
+    assert "networkPolicy" in chart.refusal(**{"networkPolicy.dns": []}), "no peer would be every peer"
 
 
 def test_what_selects_gateways_selects_all_of_them_and_nothing_else() -> None:

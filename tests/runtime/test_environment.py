@@ -15,7 +15,7 @@ from runtime_process import package_of, start_runtime, tar_of
 from shardgate_runtime import site_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 HOST = "127.0.0.1"
@@ -32,12 +32,12 @@ def index() -> Iterator[Web]:
         yield state
 
 
-def make(index: Web, folder: Path, *requirements: str) -> subprocess.CompletedProcess[str]:
+def make(index: Web, folder: Path, *requirements: str, flags: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     (folder / "token").write_text("secret")
     command = [sys.executable, "-m", "shardgate_runtime.environment", f"--upload-url={index.url}{KEPT}"]
     command += [f"--requirement={text}" for text in requirements]
     command += [f"--pip={option}" for option in options_for(index, HOST)]
-    command += [f"--token-file={folder / 'token'}", f"--termination-log={folder / 'words'}"]
+    command += [*flags, f"--token-file={folder / 'token'}", f"--termination-log={folder / 'words'}"]
     return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
 
@@ -74,6 +74,32 @@ def test_what_is_there_already_is_not_uploaded_again(tmp_path: Path, index: Web)
 def test_a_requirement_that_does_not_exist_is_told_in_the_words_of_pip(tmp_path: Path, index: Web) -> None:
     assert make(index, tmp_path, "no-such-thing==1.0").returncode == os.EX_CONFIG
     assert "No matching distribution found for no-such-thing==1.0" in (tmp_path / "words").read_text()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "{index}/probe_number-1.0-py3-none-any.whl",
+        "git+{index}/probe.git",
+        "file://{folder}/probe_number-1.0-py3-none-any.whl",
+    ],
+)
+def test_nothing_is_fetched_from_an_address_that_a_requirement_names(tmp_path: Path, index: Web, address: str) -> None:
+    address = address.format(index=index.url, folder=tmp_path)
+    (tmp_path / "probe_number-1.0-py3-none-any.whl").write_bytes(index.files["/probe_number-1.0-py3-none-any.whl"])
+    for name in ("probe-number", "numpy"):  # also where a distribution of the name is there already
+        assert make(index, tmp_path, f"{name} @ {address}").returncode == os.EX_CONFIG
+        assert f"would come from an address of its own, {address}" in (tmp_path / "words").read_text()
+    assert not index.seen
+
+
+def test_a_dependency_may_not_name_an_address_unless_the_operator_allows_it(tmp_path: Path, index: Web) -> None:
+    needs = f"probe-number @ {index.url}/probe_number-1.0-py3-none-any.whl"
+    publish(index, "probe-indirect", "1.0", {"probe_indirect.py": ""}, [needs])
+    assert make(index, tmp_path, "probe-indirect==1.0").returncode == os.EX_CONFIG
+    assert "probe-number would come from an address of its own" in (tmp_path / "words").read_text()
+    made = make(index, tmp_path, "probe-indirect==1.0", flags=["--addresses"])
+    assert made.returncode == 0, made.stderr
 
 
 def test_a_refused_upload_is_final(tmp_path: Path, index: Web) -> None:

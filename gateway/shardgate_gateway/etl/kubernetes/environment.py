@@ -44,6 +44,8 @@ FORMAT = 1
 COMPONENT = "environment"
 LABEL = "shardgate.io/environment"
 TOKEN_FOLDER = "/var/run/shardgate/token"  # noqa: S105 (a folder)
+_WHEELS_ONLY = ("--only-binary=:all:",)
+"""Before the operator's own options, which may make exceptions."""
 CANT_SUCCEED = 78
 CONFLICT = 409
 KEPT_SECONDS = 600
@@ -250,7 +252,7 @@ class EnvironmentBuilder:
         settings = self._settings
         flags = {
             "--requirement": environment.requirements,
-            "--pip": settings.pip_options,
+            "--pip": [*_WHEELS_ONLY * (settings.requirements == "wheels"), *settings.pip_options],
             "--upload-url": [f"{self._gateway_url}/v1/environments/{environment.digest}"],
             "--token-file": [f"{TOKEN_FOLDER}/token"],
         }
@@ -260,7 +262,10 @@ class EnvironmentBuilder:
             "image": environment.image,
             "imagePullPolicy": settings.pull_policy,
             "command": ["python", "-m", "shardgate_runtime.environment"],
-            "args": [f"{flag}={value}" for flag, values in flags.items() for value in values],
+            "args": [
+                *(f"{flag}={value}" for flag, values in flags.items() for value in values),
+                *["--addresses"] * (settings.requirements == "addresses"),
+            ],
             "volumeMounts": [
                 {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 (a volume)
                 {"name": "token", "mountPath": TOKEN_FOLDER, "readOnly": True},

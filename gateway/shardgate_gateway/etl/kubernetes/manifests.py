@@ -16,6 +16,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from shardgate_gateway.etl.kubernetes import names
+from shardgate_gateway.etl.kubernetes.pod_limits import quantity
+from shardgate_gateway.etl.kubernetes.pod_template import kept
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -164,23 +166,34 @@ class Manifests:
 
     def _template(self, record: TransformRecord) -> Object:
         container = record.manifest.container
-        pod = copy.deepcopy(container.pod) if container is not None and container.pod is not None else {}
-        spec: Object = pod.get("spec") or {}
-        spec |= _given(self._pod_spec(record)) | {"tolerations": _tolerations(record, spec.get("tolerations") or ())}
+        allowed = self._settings.allowed_labels, self._settings.allowed_annotations
+        pod = kept(copy.deepcopy((container.pod if container is not None else None) or {}), *allowed)
+        spec: Object = pod["spec"]
+        spec |= _given(self._pod_spec(record, spec)) | {
+            "tolerations": _tolerations(record, spec.get("tolerations") or ())
+        }
         main = self._runtime(record) if container is None else self._program(record, container, spec)
-        others = (spec.get("containers") or [])[1:]
-        spec["containers"] = [main, *(self._bounded(other, record) for other in others)]
-        spec["initContainers"] = [self._bounded(other, record) for other in spec.get("initContainers") or ()]
-        given = pod.get("metadata") or {}
+        containers = [main, *(spec.get("containers") or [])[1:]]
+        inits = spec.get("initContainers") or []
+        shares = self._policy.shares(record.options, {"containers": containers, "initContainers": inits})
+        gpus = record.options.resources.gpus
+        given: list[Object] = [{"nvidia.com/gpu": str(gpus)} if gpus else {}, *({} for _ in containers[1:])]
+        spec["containers"] = [
+            self._bounded(each, share | more, record)
+            for each, share, more in zip(containers, shares.containers, given, strict=True)
+        ]
+        spec["initContainers"] = [
+            self._bounded(each, share, record) for each, share in zip(inits, shares.inits, strict=True)
+        ]
         return {
             "metadata": {
-                "labels": (given.get("labels") or {}) | names.labels(self._instance, record.id),
-                "annotations": (given.get("annotations") or {}) | {names.ANNOTATION_ID: record.id},
+                "labels": pod["metadata"]["labels"] | names.labels(self._instance, record.id),
+                "annotations": pod["metadata"]["annotations"] | {names.ANNOTATION_ID: record.id},
             },
             "spec": _given(spec),
         }
 
-    def _pod_spec(self, record: TransformRecord) -> Object:
+    def _pod_spec(self, record: TransformRecord, given: Object) -> Object:
         """What holds for every pod, whatever its owner wrote."""
         settings, options = self._settings, record.options
         return {
@@ -212,15 +225,14 @@ class Manifests:
                 }
                 for key in ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
             ],
-            "volumes": self._volumes(record),
+            "volumes": self._volumes(record, given.get("volumes") or ()),
         }
 
-    def _volumes(self, record: TransformRecord) -> list[Object]:
+    def _volumes(self, record: TransformRecord, given: Iterable[Object]) -> list[Object]:
         disk = self._settings.ephemeral_storage
         tmp: Object = {"name": "tmp", "emptyDir": {"sizeLimit": disk}}
         if record.manifest.container is not None:
-            given = ((record.manifest.container.pod or {}).get("spec") or {}).get("volumes") or []
-            return [tmp, *(volume for volume in given if "hostPath" not in volume and volume.get("name") != "tmp")]
+            return [tmp, *(volume for volume in given if volume.get("name") != "tmp")]
         return [
             tmp,
             {"name": "run", "emptyDir": {"sizeLimit": disk}},
@@ -263,7 +275,7 @@ class Manifests:
             ],
             **self._probes("/readyz", "/healthz", STATUS_PORT),
         }
-        return self._bounded(container, record)
+        return container
 
     def _program(self, record: TransformRecord, container: wire.Container, spec: Object) -> Object:
         """A program of the owner's that speaks HTTP (`wire.Container`)."""
@@ -292,7 +304,8 @@ class Manifests:
             ],
             **self._probes(container.health, container.health, container.port),
         }
-        return self._bounded(given | _given(own), record)
+        merged: Object = given | _given(own)
+        return merged
 
     def _environment(self, record: TransformRecord, more: dict[str, str]) -> list[Object]:
         about: Object = {"SHARDGATE_TRANSFORM_ID": record.id, "SHARDGATE_GATEWAY_URL": self._gateway_url}
@@ -311,24 +324,20 @@ class Manifests:
             "livenessProbe": _probe(alive, port, LIVENESS_PERIOD, 6),
         }
 
-    def _bounded(self, container: Object, record: TransformRecord) -> Object:
+    def _bounded(self, container: Object, limits: dict[str, str], record: TransformRecord) -> Object:
         """With limits and without rights."""
-        limits, options = self._policy.limits(record.options), record.options
-        disk = self._settings.ephemeral_storage
-        gpus = {"nvidia.com/gpu": str(limits.gpus)} if limits.gpus else {}
         return container | {
             "resources": {
-                "limits": {"cpu": limits.cpu, "memory": limits.memory, "ephemeral-storage": disk, **gpus},
-                "requests": {
-                    "cpu": self._policy.requested_cpu(options),
-                    "memory": limits.memory,
-                    "ephemeral-storage": EPHEMERAL_REQUEST,
-                    **gpus,
+                "limits": limits,
+                "requests": limits
+                | {
+                    "cpu": self._policy.requested_cpu(limits["cpu"]),
+                    "ephemeral-storage": min(EPHEMERAL_REQUEST, limits["ephemeral-storage"], key=quantity),
                 },
             },
             "envFrom": [
                 *(container.get("envFrom") or ()),
-                *({"secretRef": {"name": name}} for name in options.secrets),
+                *({"secretRef": {"name": name}} for name in record.options.secrets),
             ],
             "securityContext": CONTAINER_SECURITY,
             "terminationMessagePath": TERMINATION_LOG,

@@ -14,24 +14,20 @@ from typing import TYPE_CHECKING
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from shardgate.text import safe_line, safe_text
 from shardgate_gateway.errors import Forbidden, PackageInvalid
 from shardgate_gateway.etl.kubernetes.environment import needed
+from shardgate_gateway.etl.kubernetes.pod_limits import Shares, divided, quantity
+from shardgate_gateway.etl.kubernetes.pod_template import VOLUMES, matching, refused_field
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from decimal import Decimal
 
     from shardgate import wire
     from shardgate_gateway.etl.kubernetes.environment import Environment
     from shardgate_gateway.etl.options import TransformOptions
     from shardgate_gateway.kube.kinds import Object
     from shardgate_gateway.settings import KubernetesSettings, RuntimeImage
-
-VOLUMES = ("emptyDir", "configMap", "downwardAPI")
-"""What a pod template may bring along, beside Secrets and claims that are allowed. All other kinds lead to the node, to
-tokens or to other systems."""
-OPERATORS = ("nodeName", "priorityClassName", "resourceClaims", "schedulerName")
-"""Fields of a pod by which it would pass by what the operator set up: taints, priorities, limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +57,11 @@ class Policy:
             PackageInvalid: There is no image for it.
             Forbidden: It asks for more than is allowed.
         """
+        self._check_requirements(manifest)
         self.image(manifest, options)
         self._check_limits(options)
+        if manifest.container is not None and manifest.container.pod is not None:
+            self.shares(options, manifest.container.pod["spec"])
         most = self._settings.max_replicas
         for secret in options.secrets:
             self._check_secret(manifest, secret)
@@ -108,11 +107,21 @@ class Policy:
         """What one of its pods may use."""
         cpu = options.resources.cpu or self._settings.cpu
         memory = options.resources.memory or self._settings.memory
-        return Limits(cpu, memory, options.resources.gpus, float(_quantity(cpu)))
+        return Limits(cpu, memory, options.resources.gpus, float(quantity(cpu)))
 
-    def requested_cpu(self, options: TransformOptions) -> str:
-        """What of its CPU limit a pod reserves."""
-        return f"{max(1, round(self.limits(options).cpus * self._settings.cpu_request_share * 1000))}m"
+    def shares(self, options: TransformOptions, spec: Object) -> Shares:
+        """What each container of one of its pods may use.
+
+        Raises:
+            Forbidden: Together they want more than the pod may use.
+        """
+        limits = self.limits(options)
+        disk = self._settings.ephemeral_storage
+        return divided({"cpu": limits.cpu, "memory": limits.memory, "ephemeral-storage": disk}, spec)
+
+    def requested_cpu(self, limit: str) -> str:
+        """What of its CPU limit a container reserves."""
+        return f"{max(1, round(float(quantity(limit)) * self._settings.cpu_request_share * 1000))}m"
 
     def workers(self, options: TransformOptions, default: int) -> int:
         """Worker processes per pod, which is how many jobs it has at a time."""
@@ -125,14 +134,19 @@ class Policy:
         most = options.max_replicas or self._settings.max_replicas
         return options.min_replicas, max(most, options.min_replicas)
 
+    def _check_requirements(self, manifest: wire.Manifest) -> None:
+        """A requirement that is an address would have the Job fetch, and build, what the operator's index has not."""
+        addresses = [text for text, requirement in _parsed(manifest.requirements) if requirement.url]
+        if addresses and self._settings.requirements != "addresses":
+            raise Forbidden(
+                f"transform {manifest.name!r} may not require {safe_line(addresses[0], 200)!r}, which is an address",
+                hint='require a version of a package index ("name==1.0"), or have the operator set '
+                'kubernetes.requirements to "addresses"',
+            )
+
     def _check_image(self, manifest: wire.Manifest, named: str) -> None:
         template = (manifest.container.pod if manifest.container is not None else None) or {}
         spec = template.get("spec") or {}
-        if taken := [field for field in OPERATORS if spec.get(field)]:
-            raise Forbidden(
-                f"the pod template of transform {manifest.name!r} may not set {taken[0]}",
-                hint="leave it out; node_selector= and tolerations= choose nodes",
-            )
         containers = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
         own = {image.image for image in self._settings.images}
         for image in [named] * bool(named) + [str(container.get("image")) for container in containers]:
@@ -142,22 +156,40 @@ class Policy:
                     hint=_allowed("images", self._settings.allowed_images),
                 )
         for container in containers:
-            for secret in _secrets_of(container):
-                self._check_secret(manifest, secret)
+            for kind, name in _references_of(container):
+                (self._check_secret if kind == "secret" else self._check_config_map)(manifest, name)
         for secret in spec.get("imagePullSecrets") or ():
             self._check_secret(manifest, str(secret.get("name")))
         for volume in spec.get("volumes") or ():
             self._check_volume(manifest, volume)
+        self._check_fields(manifest, template)
+
+    def _check_fields(self, manifest: wire.Manifest, template: Object) -> None:
+        if field := refused_field(template):
+            raise Forbidden(
+                f"the pod template of transform {manifest.name!r} may not set {field}",
+                hint="leave it out; docs/kubernetes.md says what a template may have",
+            )
+        metadata = template.get("metadata") or {}
+        for what in ("labels", "annotations"):
+            given, patterns = metadata.get(what) or {}, getattr(self._settings, f"allowed_{what}")
+            if others := given.keys() - matching(given, patterns).keys():
+                raise Forbidden(
+                    f"the pod template of transform {manifest.name!r} may not set the {what} {min(others)!r}",
+                    hint=_allowed(what, patterns),
+                )
 
     def _check_volume(self, manifest: wire.Manifest, volume: Object) -> None:
         if (secret := volume.get("secret")) is not None:
             self._check_secret(manifest, str(secret.get("secretName")))
         if (claim := volume.get("persistentVolumeClaim")) is not None:
             self._check_claim(manifest, str(claim.get("claimName")))
-        if kinds := volume.keys() - {"name", "secret", "persistentVolumeClaim", *VOLUMES}:
+        if (config_map := volume.get("configMap")) is not None:
+            self._check_config_map(manifest, str(config_map.get("name")))
+        if kinds := volume.keys() - {"name", *VOLUMES}:
             raise Forbidden(
                 f"transform {manifest.name!r} may not have the volume {volume.get('name')!r} of kind {min(kinds)}",
-                hint=f"a pod template may have {', '.join(VOLUMES)}, and secrets and claims that are allowed",
+                hint=f"a pod template may have {', '.join(VOLUMES)}",
             )
 
     def _check_claim(self, manifest: wire.Manifest, claim: str) -> None:
@@ -174,15 +206,23 @@ class Policy:
                 f"transform {manifest.name!r} may not have the secret {secret!r}", hint=_allowed("secrets", allowed)
             )
 
+    def _check_config_map(self, manifest: wire.Manifest, name: str) -> None:
+        allowed = self._settings.allowed_config_maps
+        if not _matches(name, allowed):
+            raise Forbidden(
+                f"transform {manifest.name!r} may not have the ConfigMap {name!r}",
+                hint=_allowed("config_maps", allowed),
+            )
+
     def _check_limits(self, options: TransformOptions) -> None:
         settings, asked = self._settings, options.resources
         for what, value, most in (("cpu", asked.cpu, settings.max_cpu), ("memory", asked.memory, settings.max_memory)):
-            if value and _quantity(value) > _quantity(most):
+            if value and quantity(value) > quantity(most):
                 raise Forbidden(
                     f"resources: {what} {value} is more than the {most} that a pod may have",
                     hint=f"see the setting kubernetes.max_{what}",
                 )
-            if value and not _quantity(value):
+            if value and not quantity(value):
                 raise Forbidden(f"resources: {what} {value} is nothing", hint="leave it out for the default")
         if asked.gpus > settings.max_gpus:
             raise Forbidden(
@@ -191,22 +231,17 @@ class Policy:
             )
 
 
-def _quantity(text: str) -> Decimal:
-    from kubernetes.utils.quantity import parse_quantity  # noqa: PLC0415 (its package takes a second to import)
-
-    value: Decimal = parse_quantity(text)
-    return value
-
-
-def _secrets_of(container: Object) -> Iterator[str]:
-    """Names of the Secrets in a container's environment."""
+def _references_of(container: Object) -> Iterator[tuple[str, str]]:
+    """Secrets and ConfigMaps in a container's environment, by their names."""
     for source in container.get("envFrom") or ():
-        if "secretRef" in source:
-            yield str(source["secretRef"].get("name"))
+        for kind in ("secret", "configMap"):
+            if (reference := source.get(f"{kind}Ref")) is not None:
+                yield kind, str(reference.get("name"))
     for variable in container.get("env") or ():
-        reference = (variable.get("valueFrom") or {}).get("secretKeyRef")
-        if reference is not None:
-            yield str(reference.get("name"))
+        origin = variable.get("valueFrom") or {}
+        for kind in ("secret", "configMap"):
+            if (reference := origin.get(f"{kind}KeyRef")) is not None:
+                yield kind, str(reference.get("name"))
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
@@ -218,13 +253,17 @@ def _allowed(what: str, patterns: Iterable[str]) -> str:
 
 
 def _distributions(requirements: Iterable[str]) -> set[str]:
-    names = set()
+    return {str(canonicalize_name(requirement.name)) for _, requirement in _parsed(requirements)}
+
+
+def _parsed(requirements: Iterable[str]) -> Iterator[tuple[str, Requirement]]:
     for text in requirements:
         try:
-            names.add(str(canonicalize_name(Requirement(text).name)))
+            yield text, Requirement(text)
         except InvalidRequirement as error:
-            raise PackageInvalid(f"requirement {text!r}: {error}", hint="write it like torch==2.6.0") from error
-    return names
+            raise PackageInvalid(
+                f"requirement {safe_line(text, 200)!r}: {safe_text(error, 500)}", hint="write it like torch==2.6.0"
+            ) from error
 
 
 def _misfit(image: RuntimeImage, wanted: set[str]) -> tuple[int, int]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from shardgate_gateway.etl.kubernetes.environment import Environment, needed
+from shardgate_gateway.etl.kubernetes.environment import Environment, EnvironmentBuilder, needed
+from shardgate_gateway.settings import KubernetesSettings
 
 
 @pytest.mark.parametrize(
@@ -34,3 +37,19 @@ def test_what_goes_in_is_what_it_is_called_by() -> None:
         Environment("r/slim:1", "3.11", ("a==1", "b==3")),
     ]
     assert len({one.digest, *(other.digest for other in others)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("allowed", "flags"),
+    [
+        ("wheels", ["--pip=--only-binary=:all:", "--pip=--pre"]),
+        ("sources", ["--pip=--pre"]),
+        ("addresses", ["--pip=--pre", "--addresses"]),
+    ],
+)
+def test_the_job_is_told_what_the_operator_allows(allowed: str, flags: list[str]) -> None:
+    settings = KubernetesSettings.model_validate({"requirements": allowed, "pip_options": ["--pre"]})
+    builder = EnvironmentBuilder(Any, settings, Any, Any, "http://gateway", Any)  # type: ignore[arg-type]
+    job = builder._job("env", Environment("r/slim:1", "3.11", ("a==1",)), None)
+    args = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert [arg for arg in args if arg.startswith(("--pip", "--addresses"))] == flags

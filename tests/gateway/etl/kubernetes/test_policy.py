@@ -51,6 +51,33 @@ def test_a_python_that_no_image_has_is_refused_with_both_versions() -> None:
         policy().check(manifest(python="3.12"), options())
 
 
+ADDRESSES = [
+    "evil @ https://evil.example/evil-1.0.tar.gz",
+    "torch@git+https://evil.example/torch",
+    "evil[x] @ file:///etc/passwd ; python_version > '3'",
+    "evil @ ../evil",
+]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize("image", ["", "r/slim:1", "team/own:2"])
+def test_a_requirement_is_no_address_unless_the_operator_allows_it(address: str, image: str) -> None:
+    for setting in ("wheels", "sources"):
+        with pytest.raises(Forbidden, match="which is an address") as refused:
+            policy(requirements=setting, allowed_images=["team/*"]).check(manifest(address), options(image=image))
+        assert "kubernetes.requirements" in refused.value.hint
+    policy(requirements="addresses", allowed_images=["team/*"]).check(manifest(address), options(image=image))
+
+
+@pytest.mark.parametrize("image", ["", "r/slim:1", "team/own:2"])
+@pytest.mark.parametrize(
+    "text", ["", "a b", "./evil", "--index-url=x", "https://e/x.whl", "a==1\n--pre", "a\0", "\ud800"]
+)
+def test_a_malformed_requirement_is_refused_whatever_the_image(text: str, image: str) -> None:
+    with pytest.raises(PackageInvalid, match="requirement "):
+        policy(allowed_images=["team/*"]).check(manifest(text), options(image=image))
+
+
 def test_an_image_of_the_owners_has_to_be_allowed() -> None:
     with pytest.raises(Forbidden, match="may not run the image 'evil/miner:1'") as refused:
         policy().check(manifest(), options(image="evil/miner:1"))
@@ -88,6 +115,121 @@ def test_a_pod_template_names_only_allowed_images_secrets_and_volumes() -> None:
             check(volumes=[{"name": "v", kind: {}, "secret": {"secretName": "team-key"}}])
 
 
+C: dict[str, Any] = {"name": "c", "image": "team/x"}
+
+
+def with_spec(**fields: Any) -> dict[str, Any]:
+    return {"spec": {"containers": [C], **fields}}
+
+
+def beside(**fields: Any) -> dict[str, Any]:
+    return with_spec(containers=[C, {**C, **fields}])
+
+
+@pytest.mark.parametrize(
+    ("template", "field"),
+    [
+        (beside(ports=[{"hostPort": 80}]), "containers.1.ports.0.hostPort"),
+        (beside(ports=[{"hostIP": "1.2.3.4"}]), "containers.1.ports.0.hostIP"),
+        (beside(lifecycle={"preStop": {"httpGet": {"host": "h"}}}), "containers.1.lifecycle.preStop.httpGet"),
+        (beside(lifecycle={"postStart": {"tcpSocket": {"host": "h"}}}), "containers.1.lifecycle.postStart.tcpSocket"),
+        (beside(livenessProbe={"httpGet": {"host": "h"}}), "containers.1.livenessProbe.httpGet.host"),
+        (beside(startupProbe={"tcpSocket": {"host": "h"}}), "containers.1.startupProbe.tcpSocket.host"),
+        (beside(volumeMounts=[{"mountPropagation": "Bidirectional"}]), "volumeMounts.0.mountPropagation"),
+        (beside(volumeDevices=[{"name": "v"}]), "containers.1.volumeDevices"),
+        (beside(resizePolicy=[{}]), "containers.1.resizePolicy"),
+        (beside(env=[{"name": "A", "valueFrom": {"fileKeyRef": {"key": "k"}}}]), "env.0.valueFrom.fileKeyRef"),
+        (with_spec(initContainers=[{**C, "ports": [{"hostPort": 80}]}]), "initContainers.0.ports.0.hostPort"),
+        (with_spec(runtimeClassName="kata"), "runtimeClassName"),
+        (with_spec(dnsConfig={"nameservers": ["1.2.3.4"]}), "dnsConfig"),
+        (with_spec(dnsPolicy="Default"), "dnsPolicy"),
+        (with_spec(hostAliases=[{"ip": "1.2.3.4"}]), "hostAliases"),
+        (with_spec(hostname="db"), "hostname"),
+        (with_spec(subdomain="db"), "subdomain"),
+        (with_spec(ephemeralContainers=[C]), "ephemeralContainers"),
+        (with_spec(affinity={"podAntiAffinity": {"a": 1}}), "affinity.podAntiAffinity"),
+        (with_spec(madeUpNextYear=1), "madeUpNextYear"),
+        (with_spec() | {"metadata": {"finalizers": ["x/y"]}}, "metadata.finalizers"),
+        (with_spec() | {"metadata": {"labels": {"app": "web"}}}, "labels 'app'"),
+        (with_spec() | {"metadata": {"annotations": {"vault/inject": "true"}}}, "annotations 'vault/inject'"),
+    ],
+)
+def test_a_pod_template_has_no_field_but_those_that_are_allowed(template: dict[str, Any], field: str) -> None:
+    rules = policy(allowed_images=["team/*"], allowed_labels=["team"], allowed_annotations=["team/*"])
+    with pytest.raises(Forbidden, match="may not set") as refused:
+        rules.check(manifest(container=wire.Container(pod=template)), options())
+    assert field in refused.value.message
+
+
+def test_a_pod_template_may_have_what_a_server_needs() -> None:
+    probe = {
+        "httpGet": {"path": "/health", "port": 1, "httpHeaders": [{"name": "A", "value": "b"}]},
+        "periodSeconds": 1,
+    }
+    server = {
+        **C,
+        "command": ["a"],
+        "workingDir": "/",
+        "env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}, {"name": "B", "value": ""}],
+        "envFrom": [{"configMapRef": {"name": "team-c"}}, {"secretRef": None}],
+        "ports": [{"name": "http", "containerPort": 80, "protocol": "TCP", "hostPort": 0}],
+        "lifecycle": {"preStop": {"exec": {"command": ["sync"]}}},
+        "livenessProbe": probe,
+        "readinessProbe": {"grpc": {"port": 1}},
+        "startupProbe": None,
+        "securityContext": {"privileged": True},
+        "volumeMounts": [{"name": "v", "mountPath": "/v", "subPath": "x", "readOnly": True}],
+    }
+    spec = {
+        "containers": [server, C],
+        "initContainers": [{**C, "restartPolicy": "Always"}],
+        "nodeSelector": {"disk": "ssd"},
+        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {}}},
+        "volumes": [{"name": "v", "configMap": {"name": "team-c"}}],
+        "terminationGracePeriodSeconds": 5,
+        "restartPolicy": "Always",
+        "nodeName": "",
+    }
+    metadata = {"name": "server", "labels": {"team": "vision"}, "annotations": None}
+    template = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    rules = policy(allowed_images=["team/*"], allowed_labels=["team"], allowed_config_maps=["team-*"])
+    rules.check(manifest(container=wire.Container(pod=template)), options())
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"containers": [{**C, "env": [{"name": "K", "valueFrom": {"configMapKeyRef": {"name": "admin"}}}]}]},
+        {"containers": [C], "initContainers": [{**C, "envFrom": [{"configMapRef": {"name": "admin"}}]}]},
+        {"containers": [C], "volumes": [{"name": "v", "configMap": {"name": "admin"}}]},
+    ],
+)
+def test_a_pod_template_has_no_config_map_but_those_that_are_allowed(spec: dict[str, Any]) -> None:
+    with pytest.raises(Forbidden, match="may not have the ConfigMap 'admin'") as refused:
+        policy(allowed_images=["team/*"]).check(manifest(container=wire.Container(pod={"spec": spec})), options())
+    assert "kubernetes.allowed_config_maps" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        {"ports": {"containerPort": 1}},
+        {"ports": ["80"]},
+        {"livenessProbe": "exec"},
+        {"resources": ["cpu"]},
+        {"resources": {"limits": "1"}},
+        {"resources": {"limits": {"cpu": "NaN"}}},
+        {"resources": {"limits": {"memory": "-1"}}},
+        {"resources": {"limits": {"memory": "1e400"}}},
+        {"volumeMounts": {}},
+    ],
+)
+def test_a_pod_template_of_the_wrong_shape_is_refused(container: dict[str, Any]) -> None:
+    template = {"spec": {"containers": [C, {**C, **container}]}}
+    with pytest.raises(PackageInvalid, match="the pod template's"):
+        policy(allowed_images=["team/*"]).check(manifest(container=wire.Container(pod=template)), options())
+
+
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
@@ -109,7 +251,7 @@ def test_more_than_the_operator_allows_is_refused(asked: dict[str, Any], words: 
 def test_what_the_owner_leaves_out_is_the_operators() -> None:
     rules = policy(cpu="1500m", memory="3Gi", cpu_request_share=0.5, max_replicas=4)
     assert rules.limits(options()).memory == "3Gi"
-    assert rules.requested_cpu(options()) == "750m"
+    assert rules.requested_cpu(rules.limits(options()).cpu) == "750m"
     assert rules.workers(options(), 0) == 2
     assert rules.workers(options(), 3) == 3
     assert rules.workers(options(workers=5), 3) == 5
