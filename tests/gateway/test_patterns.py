@@ -43,6 +43,8 @@ SHORT_FOR_PATTERNS = 2 << 10
 NOISE_SECONDS = 0.002
 """The square takes far more at these lengths."""
 TRIES = 3
+ROUNDS = 5
+"""Other processes take the caches of the processor; what grows with the square does so in every round."""
 
 VERSION = Version("abc")
 
@@ -102,8 +104,11 @@ def seconds(work: Callable[[str], object], text: str) -> float:
 
 def assert_grows_as_its_text(work: Callable[[str], object], unit: str, end: str, short_text: int = SHORT) -> None:
     texts = [unit * (size // len(unit)) + end for size in (short_text, FACTOR * short_text)]
-    short, long = (seconds(work, text) for text in texts)
-    assert long <= ALLOWED * short + NOISE_SECONDS, f"{unit!r}... {end!r}: {short:.6f} s, then {long:.6f} s"
+    for _ in range(ROUNDS):
+        short, long = (seconds(work, text) for text in texts)
+        if long <= ALLOWED * short + NOISE_SECONDS:
+            return
+    raise AssertionError(f"{unit!r}... {end!r}: {short:.6f} s, then {long:.6f} s")
 
 
 @pytest.mark.parametrize("name", READERS)
