@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from shardgate.client import Client, ObjectInfo
     from shardgate.container import ContainerTransform
     from shardgate.local_gateway import embedded
+    from shardgate.notices import ResultWarning
     from shardgate.pipeline import Pipeline
     from shardgate.transform import BytesTransform, WDTransform
     from shardgate.viz import display_loader_images, display_shard_images
@@ -61,6 +62,7 @@ __all__ = [
     "ObjectChanged",
     "ObjectInfo",
     "Pipeline",
+    "ResultWarning",
     "ShardgateError",
     "TemplateError",
     "TransferIncomplete",
@@ -80,6 +82,7 @@ _LAZY = {
     "ContainerTransform": "shardgate.container",
     "ObjectInfo": "shardgate.client",
     "Pipeline": "shardgate.pipeline",
+    "ResultWarning": "shardgate.notices",
     "WDTransform": "shardgate.transform",
     "display_loader_images": "shardgate.viz",
     "display_shard_images": "shardgate.viz",

@@ -113,7 +113,7 @@ class Client:
             transform_id: Id or name of a transform (`WDTransform(...).uuid`): the URL of its result.
             args: Handed to the transform; a dict goes as JSON.
             seed: Part of the randomness of a transform; 0 by default.
-            epoch: Part of the randomness of a transform; 0 by default.
+            epoch: Part of the randomness of a transform; 0 by default. A loop that leaves it out sees one augmentation.
             archpath: Only this member of the tar.
 
         Raises:
@@ -138,7 +138,8 @@ class Client:
         """URLs of all objects that a brace template names, like `"imagenet-val-{000000..000005}.tar"`.
 
         The template is in bash's notation (ranges, steps, lists, nesting) and may name up to `limit` objects; the other
-        arguments are those of `object_url`.
+        arguments are those of `object_url`. A training loop calls it once per epoch and gives `epoch`: the same URLs
+        give the same augmentations again.
 
         Raises:
             TemplateError: It expands to more than `limit` names.

@@ -91,6 +91,9 @@ class FunctionTransform(Transform):
 class WDTransform(FunctionTransform):
     """A function over the samples of WebDataset shards, that runs where the shards are.
 
+    Its random numbers follow from the request, so the same URL gives the same augmentations. A training loop puts the
+    epoch into its URLs to get new ones: `client.expand_object_urls(..., transform_id=etl.uuid, epoch=epoch)`.
+
     Args:
         client: The gateway.
         transform_func: Maps a sample (a dict of decoded fields and `__key__`) to a sample, a list of them, or None to

@@ -127,6 +127,46 @@ def test_a_transform_is_made_shown_and_removed(
     assert uuid not in gateway.packages
 
 
+def test_what_a_transforms_results_depend_on_is_shown(
+    run: Run, gateway: FakeGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.packages["loud-0"] = b""
+    gateway.facts = {"generation": "00ff", "environment": {"python": "3.11.7"}, "is_random": True, "is_unstable": False}
+    assert run("etl", "show", "loud-0") == 0
+    shown = capsys.readouterr()
+    for pair in ("generation", "00ff"), ("environment.python", "3.11.7"), ("is_random", "True"):
+        assert any(line.split() == list(pair) for line in shown.out.splitlines()), pair
+    assert shown.err == ""
+
+
+def test_results_that_another_run_would_not_repeat_are_not_shown_without_a_warning(
+    run: Run, gateway: FakeGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.packages["loud-0"] = b""
+    gateway.facts = {"is_unstable": True}
+    assert run("etl", "show", "loud-0") == 0
+    shown = capsys.readouterr()
+    assert "warning: a sample gave other bytes" in shown.err
+    assert "warning" not in shown.out
+
+
+def test_samples_that_were_left_out_for_a_passing_cause_are_warned_of(
+    run: Run, gateway: FakeGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.packages["loud-0"] = b""
+    gateway.stats = {"samples_in": 9, "samples_gaps": 0, "samples_random": 9, "samples_unstable": 0}
+    assert run("etl", "stats", "loud-0") == 0
+    shown = capsys.readouterr()
+    assert "samples_random" in shown.out
+    assert shown.err == ""
+    gateway.stats["samples_gaps"] = 2
+    assert run("etl", "stats", "loud-0", "--json") == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == gateway.stats
+    assert "because a worker died: 2" in shown.err
+    assert "shardgate etl logs loud-0" in shown.err
+
+
 def test_what_a_user_wants_of_pods_is_asked_for(run: Run, gateway: FakeGateway, tmp_path: Path) -> None:
     (tmp_path / "etl.py").write_text("def same(sample):\n    return sample\n")
     words = (

@@ -13,9 +13,9 @@ from shardgate import errors
 
 PUBLIC = """
 BadRequest Busy BytesTransform CaptureError Client Conflict ContainerTransform EmbeddedGatewayError GatewayError
-GatewayUnreachable InvalidName MissingExtra NotFound ObjectChanged ObjectInfo Pipeline ShardgateError TemplateError
-TransferIncomplete TransformFailed Unauthorized UpstreamFailed WDTransform display_loader_images display_shard_images
-embedded install_opener
+GatewayUnreachable InvalidName MissingExtra NotFound ObjectChanged ObjectInfo Pipeline ResultWarning ShardgateError
+TemplateError TransferIncomplete TransformFailed Unauthorized UpstreamFailed WDTransform display_loader_images
+display_shard_images embedded install_opener
 """
 SIGNATURES = {
     shardgate.Client: "endpoint token *timeout",

@@ -66,6 +66,9 @@ class FakeGateway:
     answer_headers: dict[str, str] = field(default_factory=dict)
     trailers: dict[str, str] = field(default_factory=dict)
     start_error: dict[str, Any] | None = None
+    stats: dict[str, int] = field(default_factory=lambda: {"samples_in": 3})
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Further fields of every transform's record."""
     token: str = ""
 
     def etag(self, body: bytes) -> str:
@@ -230,7 +233,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif action == "package":
             self.answer(200, self.state.packages[name])
         else:
-            self.answer(200, {"samples_in": 3} if action == "stats" else self.record(name))
+            self.answer(200, self.state.stats if action == "stats" else self.record(name))
 
     def record(self, uuid: str) -> dict[str, Any]:
         return {
@@ -238,6 +241,7 @@ class _Handler(BaseHTTPRequestHandler):
             "name": uuid.rpartition("-")[0],
             "state": "ready",
             "created_at": "2026-11-21T07:00:00+00:00",
+            **self.state.facts,
         }
 
     def cache(self, rest: str) -> None:

@@ -12,7 +12,7 @@ import typer
 from shardgate import wire  # noqa: TC001 - typer reads annotations
 from shardgate.capture import load_function
 from shardgate.cli.options import AsJson, Endpoint, Token, TransformArgument  # noqa: TC001
-from shardgate.cli.output import print_json, print_pairs, print_table
+from shardgate.cli.output import print_json, print_pairs, print_table, print_warning
 from shardgate.cli.pods import (
     Cpu,
     Env,
@@ -146,9 +146,14 @@ def ls(*, as_json: AsJson = False, endpoint: Endpoint = None, token: Token = Non
 def show(
     transform_id: TransformArgument, *, as_json: AsJson = False, endpoint: Endpoint = None, token: Token = None
 ) -> None:
-    """Say what a transform is and how its workers are."""
+    """Say what a transform is, what its results depend on, and how its workers are."""
     record = Client(endpoint, token).transforms.show(transform_id)
     (print_json if as_json else print_pairs)(record)
+    if record.get("is_unstable"):
+        print_warning(
+            "a sample gave other bytes when it was run again, so results have weak ETags",
+            f"`shardgate etl logs {transform_id}` names the sample; it may depend on args, seed and epoch alone",
+        )
 
 
 @etl.command()
@@ -158,6 +163,11 @@ def stats(
     """Samples, bytes and seconds by phase, summed over all requests."""
     counters = Client(endpoint, token).transforms.stats(transform_id)
     (print_json if as_json else print_pairs)(counters)
+    if gaps := counters.get("samples_gaps"):
+        print_warning(
+            f"samples left out for want of time or memory, or because a worker died: {gaps}",
+            f"`shardgate etl logs {transform_id}` names them; raise sample_timeout or the workers' memory",
+        )
 
 
 @etl.command()

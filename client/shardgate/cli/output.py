@@ -52,6 +52,13 @@ def print_pairs(data: dict[str, Any]) -> None:
     Console(soft_wrap=True).print(table)
 
 
+def print_warning(message: str, hint: str) -> None:
+    """Say on stderr what is no failure of this command, and what can be done."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(f"[bold yellow]warning:[/] {escape(message)}")
+    console.print(f"[bold]hint:[/] {escape(hint)}")
+
+
 def print_error(error: Exception) -> int:
     """Say what went wrong on stderr, and return the exit code for it."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)

@@ -3,7 +3,7 @@
 A result is a source (`results.py`), so a pipeline is a chain of results, each the input of the next: its identity is
 the chain of theirs. Nothing lies in between: the worker of B reads `.../object?transform_id=A` from the gateway as it
 would read a raw object elsewhere, and that GET is answered like any other, by A's own cache policy, and with its own
-account of lost workers. If B's worker is lost, the next one asks A for the rest.
+account of lost workers. If B's worker is lost, the next one asks A again, from the first byte.
 
 **What could lock up.** B's worker is held while it waits for a worker of A. Readers of `A,B` and of `B,A` could each
 hold what the other one waits for. So whoever holds a worker waits as long as it takes only for a transform whose id is
