@@ -226,10 +226,7 @@ async def _open_cluster(
     await stack.enter_async_context(membership)
     heat = Heat(cluster.hot_requests, cluster.hot_copies)
     peers = await stack.enter_async_context(Peers(Member(name, cluster.url or endpoint), membership, client, heat))
-    upstream = settings.upstream.model_copy(update={"connect_timeout": cluster.connect_timeout})
-    forwarder = Forwarder(peers, Credentials(tokens, name), upstream)
-    stack.push_async_callback(forwarder.aclose)
-    return forwarder
+    return Forwarder(peers, Credentials(tokens, name))
 
 
 def _name(settings: Settings) -> str:

@@ -1,8 +1,9 @@
 """Objects read from another gateway: how a gateway gets its copy of a hot object without fetching it from the store.
 
 The other gateway is a web server that is known to be a good one, so it is read as one, with all the checks of
-`stores/http_origin.py`. Its etag is that of the store, and so a copy, a fill that is continued from elsewhere, and a
-transform's result are the same whichever way the bytes came. Should that gateway fail, the store itself is read.
+`stores/http_origin.py`, by the client that passes requests on as well (`cluster/connection.py`). Its etag is that of
+the store, and so a copy, a fill that is continued from elsewhere, and a transform's result are the same whichever way
+the bytes came. Should that gateway fail, the store itself is read. docs/decisions/0015 measures what this is worth.
 
 A gateway that has just become the owner of an object (it joined, or came back) finds it where it belonged until then:
 `InheritedSource`. That is worth a question, and no more: the store says whether it is the current version, and gives
@@ -12,23 +13,28 @@ what the other one does not have.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
+from multidict import CIMultiDictProxy
 from yarl import URL
 
 from shardgate import wire
 from shardgate_gateway.cache.source import Source
 from shardgate_gateway.errors import GatewayError, UpstreamUnavailable
+from shardgate_gateway.settings import UpstreamSettings
 from shardgate_gateway.stores.http_origin import HttpOrigin
+from shardgate_gateway.stores.keys import check_key
 from shardgate_gateway.stores.translate import translating
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from shardgate_gateway.cache.source import StoreSource
-    from shardgate_gateway.settings import UpstreamSettings
+    from shardgate_gateway.cluster.connection import Answer, PeerClient
+    from shardgate_gateway.cluster.membership import Member
     from shardgate_gateway.stores.base import ObjectMeta, ObjectStream, Store
+    from shardgate_gateway.stores.translate import Body
 
 ONLY_CACHED = "only-if-cached"
 """`Cache-Control` of a request for what another gateway has, or is getting."""
@@ -38,26 +44,28 @@ class PeerBucket(HttpOrigin):
     """A bucket as another gateway serves it.
 
     Args:
-        url: Of that gateway.
+        client: Asks that gateway.
+        member: It.
         provider: Of the bucket.
         bucket: Its name.
-        upstream: Timeouts.
         token: Proves that a gateway asks.
         only_cached: Ask for what that gateway has, or is getting; all else is NotFound.
     """
 
     def __init__(
         self,
-        url: str,
+        client: PeerClient,
+        member: Member,
         provider: str,
         bucket: str,
-        upstream: UpstreamSettings,
         token: Callable[[], str],
         *,
         only_cached: bool,
     ) -> None:
-        base = URL(f"{url}/v1/objects/{quote(bucket, safe='')}", encoded=True)
-        super().__init__(base, upstream, label=f"{provider}://{bucket}")
+        base = URL(f"{member.url}/v1/objects/{quote(bucket, safe='')}", encoded=True)
+        super().__init__(base, UpstreamSettings(), label=f"{provider}://{bucket}")
+        self._peers = client
+        self._member = member
         self._query = f"provider={provider}"
         self._token = token
         self._more = {"Cache-Control": ONLY_CACHED} if only_cached else {}
@@ -68,6 +76,15 @@ class PeerBucket(HttpOrigin):
     def _headers(self) -> dict[str, str]:
         token = self._token()
         return {**super()._headers(), **self._more, "Authorization": f"Bearer {token}", wire.FORWARDED_HEADER: token}
+
+    async def _request(
+        self, method: str, key: str, headers: dict[str, str] | None = None, body: Body | None = None
+    ) -> Any:
+        """Ask by our own client. A gateway redirects nobody who does not say what they reach."""
+        assert body is None, "a gateway is written to by passing the request on"
+        check_key(key)
+        lines = {**self._headers(), **(headers or {})}.items()
+        return _Response(method, await self._peers.ask(self._member, method, self._url(key).raw_path_qs, lines))
 
     def _opaque(self, etag: str) -> str:
         """The gateway quotes what can't stand in a header."""
@@ -81,6 +98,25 @@ class PeerBucket(HttpOrigin):
             return self._meta(key, self._read(key, response))
         finally:
             response.close()
+
+
+class _Response:
+    """An answer with the face that `HttpOrigin` knows from aiohttp."""
+
+    def __init__(self, method: str, answer: Answer) -> None:
+        self.method = method
+        self.status = answer.head.status
+        self.headers = CIMultiDictProxy(answer.head.headers)
+        self.content = self
+        self._answer = answer
+        self._chunks = answer.chunks()
+
+    async def readany(self) -> bytes:
+        return await anext(self._chunks, b"")
+
+    def close(self) -> None:
+        """A connection whose body was read to its end is kept."""
+        self._answer.close()
 
 
 class PeerSource(Source):

@@ -5,8 +5,10 @@ write it out again; with the bare socket the kernel can move a body from one con
 What is left to do here is little, because both ends are ours: send a head, read a head, and know where the body ends.
 
 What can go wrong: a peer that dies. Connecting has a limit of about a second. After that the kernel looks after the
-connection by keepalive probes, so that a machine that is gone is found in seconds however long an answer may rightly
-take; a peer that hangs while its kernel lives is found by the limit on silence. All of it becomes UpstreamUnavailable.
+connection by keepalive probes, so that a machine that is gone is found in seconds. How long an answer may rightly take
+nobody here can know: a worker starts, a sample is slow. So there is no limit on it. A peer that is silent is asked from
+time to time whether it lives, on another connection, and waited for as long as it does; one that hangs while its kernel
+lives is found by that. All of it becomes UpstreamUnavailable.
 """
 
 from __future__ import annotations
@@ -31,12 +33,14 @@ from shardgate.framing import BODYLESS, framing_of
 from shardgate_gateway.errors import UpstreamUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
     from shardgate_gateway.cluster.membership import Member
 
-SILENCE_SECONDS = 330.0
-"""Longer than the gateway itself waits for a worker (`etl.progress_timeout`)."""
+LOOK_SECONDS = 10.0
+"""Of silence, before a peer is asked whether it lives, and from then on between two questions."""
+LOOKS = 4
+"""Questions in a row without an answer, after which a peer counts as lost: busy ones answer one of them."""
 KEEPALIVE = {socket.TCP_KEEPIDLE: 2, socket.TCP_KEEPINTVL: 1, socket.TCP_KEEPCNT: 3, socket.TCP_USER_TIMEOUT: 5000}
 """Found after 5 seconds: a machine that is gone, whether it owes us an answer or the receipt of a request."""
 SHORT_SECONDS = 2.0
@@ -80,8 +84,9 @@ class Head:
 class Connection:
     """One connection to a member, for one exchange at a time."""
 
-    def __init__(self, member: Member, sock: socket.socket) -> None:
+    def __init__(self, member: Member, sock: socket.socket, is_alive: Callable[[Member], Awaitable[bool]]) -> None:
         self.member = member
+        self._is_alive = is_alive
         self.used = False
         """It has carried an exchange before, so the other end may have closed it since."""
         self._socket = sock
@@ -199,7 +204,7 @@ class Connection:
             yield Incoming(self, count)
             return
         while count:
-            data = await self._receive(min(count, RECEIVE_BYTES))
+            data = await self.receive(min(count, RECEIVE_BYTES))
             yield data
             count -= len(data)
 
@@ -207,7 +212,7 @@ class Connection:
         while (end := self._buffer.find(b"\r\n")) < 0:
             if len(self._buffer) > MAX_HEAD:
                 raise self.lost("its answer has no end of line")
-            self._buffer += await self._receive(RECEIVE_BYTES)
+            self._buffer += await self.receive(RECEIVE_BYTES)
         return self._take(end + 2)[:-2].decode("latin-1")
 
     def _take(self, count: int) -> bytes:
@@ -215,7 +220,8 @@ class Connection:
         del self._buffer[:count]
         return data
 
-    async def _receive(self, count: int) -> bytes:
+    async def receive(self, count: int) -> bytes:
+        """Up to `count` of the bytes that an `Incoming` speaks of."""
         while True:
             try:
                 data = self._socket.recv(count)
@@ -229,14 +235,22 @@ class Connection:
             return data
 
     async def _wait(self, *, to_write: bool) -> None:
-        loop, fd, ready = self._loop, self._socket.fileno(), self._loop.create_future()
-        (loop.add_writer if to_write else loop.add_reader)(fd, _set, ready)
+        unanswered = 0
+        while not await self._is_ready(to_write=to_write):
+            unanswered = 0 if await self._is_alive(self.member) else unanswered + 1
+            if unanswered == LOOKS:
+                raise self.lost(f"it hangs: it left {LOOKS} questions whether it lives unanswered")
+
+    async def _is_ready(self, *, to_write: bool) -> bool:
+        """Wait until the socket is ready, for so long that it is time to ask whether the peer lives (False)."""
+        loop, fd = self._loop, self._socket.fileno()
+        ready: asyncio.Future[bool] = loop.create_future()
+        timer = loop.call_later(LOOK_SECONDS, _set, ready, False)
+        (loop.add_writer if to_write else loop.add_reader)(fd, _set, ready, True)
         try:
-            async with asyncio.timeout(SILENCE_SECONDS):
-                await ready
-        except TimeoutError:
-            raise self.lost(f"silent for {SILENCE_SECONDS:.0f} s") from None
+            return await ready
         finally:
+            timer.cancel()
             (loop.remove_writer if to_write else loop.remove_reader)(fd)
 
 
@@ -249,6 +263,7 @@ class Answer:
         self.bodyless = bodyless or head.status in BODYLESS
         self._client = client
         self._whole = self.bodyless
+        self._is_closed = False
 
     @property
     def length(self) -> int | None:
@@ -262,6 +277,18 @@ class Answer:
                 yield part
         self._whole = True
 
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The body, for who has a use for its bytes."""
+        async for part in self.parts():
+            if not isinstance(part, Incoming):
+                yield part
+                continue
+            left = part.length
+            while left:
+                data = await self.connection.receive(min(left, SPLICE_BYTES))
+                left -= len(data)
+                yield data
+
     async def read(self) -> bytes:
         """A short body, whole."""
         body = bytearray()
@@ -272,7 +299,10 @@ class Answer:
         return bytes(body)
 
     def close(self, *, keep: bool = True) -> None:
-        """`keep`: the whole request was sent, so that another one may follow on the same connection."""
+        """`keep`: the whole request was sent, so that another one may follow on the same connection. Idempotent."""
+        if self._is_closed:  # somebody else may have the connection by now
+            return
+        self._is_closed = True
         if keep and self._whole and self.head.headers.get(hdrs.CONNECTION, "").lower() != "close":
             self._client.keep(self.connection)
         else:
@@ -341,6 +371,13 @@ class PeerClient:
         except TimeoutError:
             raise Silent(f"gateway {member.name} did not answer within {SHORT_SECONDS:g} s") from None
 
+    async def _is_alive(self, member: Member) -> bool:
+        try:
+            await self.tell(member, "GET", "/healthz", ())
+        except UpstreamUnavailable:
+            return False
+        return True
+
     def keep(self, connection: Connection) -> None:
         idle = self._idle.setdefault(connection.member.url, deque())
         connection.used = True
@@ -368,7 +405,7 @@ class PeerClient:
             connection.close()
         try:
             async with asyncio.timeout(self._connect_timeout):
-                return Connection(member, await _connect(member.url))
+                return Connection(member, await _connect(member.url), self._is_alive)
         except (OSError, TimeoutError) as error:
             cause = getattr(error, "strerror", None) or f"no answer within {self._connect_timeout:g} s"
             raise NotReached(
@@ -413,6 +450,6 @@ async def _connect_to(loop: asyncio.AbstractEventLoop, family: int, address: tup
     return sock
 
 
-def _set(ready: asyncio.Future[None]) -> None:
+def _set(ready: asyncio.Future[bool], value: bool) -> None:
     if not ready.done():
-        ready.set_result(None)
+        ready.set_result(value)

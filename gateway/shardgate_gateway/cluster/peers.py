@@ -1,9 +1,10 @@
 """The gateways that can be reached now, as this one sees them, and whose an object is.
 
-A member that fails to answer is left out at once, and asked in the background until it answers again: so a dead one
-costs one request a failed connect, not every request, and comes back by itself. While it is out its objects belong to
-the next in rank. Gateways may disagree about all this for seconds; then an object has two owners, which costs a second
-copy and never a wrong byte.
+A member that can't be reached, or breaks off, is left out at once, and asked in the background until it answers again:
+so a dead one costs one request a failed connect, not every request, and comes back by itself. While it is out its
+objects belong to the next in rank. One that is merely slow stays in, because all its objects would move, and move back.
+Gateways may disagree about all this for seconds; then an object has two owners, which costs a second copy and never a
+wrong byte.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from shardgate_gateway.cluster.connection import json_object
+from shardgate_gateway.cluster.connection import Silent, json_object
 from shardgate_gateway.cluster.membership import Member
 from shardgate_gateway.cluster.placement import rank
 from shardgate_gateway.errors import UpstreamUnavailable
@@ -96,8 +97,8 @@ class Peers:
         return self.me in self.ranked(thing)[: self.heat.copies(thing)]
 
     def suspect(self, member: Member, error: UpstreamUnavailable) -> None:
-        """It did not answer: leave it out until it does."""
-        if member.name in self._suspects or member.name == self.me.name:
+        """It was not reached, or broke off: leave it out until it answers. Where it was silent it may be busy."""
+        if isinstance(error, Silent) or member.name in self._suspects or member.name == self.me.name:
             return
         log.warning("%s", error.message)
         self.client.forget(member)

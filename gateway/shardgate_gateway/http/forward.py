@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from shardgate_gateway.cluster.peers import Peers
     from shardgate_gateway.http.call import Call
     from shardgate_gateway.http.service import Bucket, Service
-    from shardgate_gateway.settings import UpstreamSettings
 
     Handler = Callable[[Service, Call], Awaitable[web.StreamResponse]]
 
@@ -103,18 +102,11 @@ class Forwarder:
     Args:
         peers: Who is there.
         credentials: What this gateway shows to them.
-        upstream: How copies are read from them.
     """
 
-    def __init__(self, peers: Peers, credentials: Credentials, upstream: UpstreamSettings) -> None:
+    def __init__(self, peers: Peers, credentials: Credentials) -> None:
         self.peers = peers
         self._credentials = credentials
-        self._upstream = upstream
-        self._buckets: dict[tuple[str, str, bool], PeerBucket] = {}
-
-    async def aclose(self) -> None:
-        for bucket in self._buckets.values():
-            await bucket.aclose()
 
     def is_from_peer(self, call: Call) -> bool:
         return self.is_peer(call.headers)
@@ -179,14 +171,8 @@ class Forwarder:
 
     def _bucket(self, member: Member, bucket: Bucket, *, only_cached: bool) -> PeerBucket:
         """A bucket as a member has it."""
-        name = member.url, str(bucket), only_cached
-        peer = self._buckets.get(name)
-        if peer is None:
-            peer = self._buckets[name] = PeerBucket(
-                *(member.url, bucket.provider, bucket.name, self._upstream, self._credentials.token),
-                only_cached=only_cached,
-            )
-        return peer
+        token = self._credentials.token
+        return PeerBucket(self.peers.client, member, bucket.provider, bucket.name, token, only_cached=only_cached)
 
     async def _proxy(self, call: Call, member: Member, thing: str, copies: int) -> Sent:
         """Pass the request on, and the answer back.

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from raw_answers import BODY, CUT, ENDING, ENDLESS
 
 from shardgate_gateway.cluster import connection as module
-from shardgate_gateway.cluster.connection import IDLE_CONNECTIONS, Incoming, NotReached, PeerClient, json_object
+from shardgate_gateway.cluster.connection import (
+    IDLE_CONNECTIONS,
+    LOOKS,
+    Incoming,
+    NotReached,
+    PeerClient,
+    Silent,
+    json_object,
+)
 from shardgate_gateway.cluster.membership import Member
 from shardgate_gateway.errors import UpstreamUnavailable
 
@@ -114,16 +122,53 @@ async def test_nobody_there_is_told_apart_from_somebody_who_was_lost():
         await read(PeerClient(1), whom)
 
 
-async def test_silence_ends_and_short_questions_end_sooner(monkeypatch):
-    monkeypatch.setattr(module, "SILENCE_SECONDS", 0.1)
-    async with member(OK[:-2], end="stall") as (client, whom, _):
-        with pytest.raises(UpstreamUnavailable, match="silent"):
+async def test_a_peer_that_hangs_is_lost_and_short_questions_end_sooner(monkeypatch):
+    monkeypatch.setattr(module, "SHORT_SECONDS", 0.05)
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
+    async with member(*[OK[:-2]] * 9, end="stall") as (client, whom, asked):
+        with pytest.raises(UpstreamUnavailable, match="it hangs") as caught:
             await read(client, whom)
-    monkeypatch.setattr(module, "SILENCE_SECONDS", 30)
-    monkeypatch.setattr(module, "SHORT_SECONDS", 0.1)
-    async with member(OK[:-2], end="stall") as (client, whom, _):
-        with pytest.raises(UpstreamUnavailable, match="did not answer within"):
+        assert not isinstance(caught.value, Silent), "it left question after question unanswered"
+        assert len(asked) == 1 + LOOKS
+        with pytest.raises(Silent, match="did not answer within"):
             await client.tell(whom, "GET", "/", ())
+
+
+@pytest.mark.parametrize("begun", [b"", OK[:20], OK[:-3]], ids=["nothing", "half a head", "half a body"])
+async def test_a_peer_that_lives_is_waited_for_however_long_its_answer_takes(monkeypatch, begun):
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    looked = []
+
+    async def serve(reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        if head.startswith(b"GET /healthz"):
+            looked.append(head)
+            writer.write(OK)
+        else:
+            writer.write(begun)
+            while len(looked) <= 2 * LOOKS:  # noqa: ASYNC110 (the count is what it waits for)
+                await asyncio.sleep(0.005)
+            writer.write(OK[len(begun) :])
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        client = PeerClient(1)
+        assert await read(client, Member("m", f"http://{host}:{port}")) == (200, b"hello")
+        client.close()
+
+
+async def test_an_answer_that_is_closed_twice_gives_its_connection_to_one_other():
+    async with member(OK, OK, OK, end="keep") as (client, whom, _):
+        answer = await client.ask(whom, "GET", "/", ())
+        assert await answer.read() == b"hello"
+        answer.close()
+        answer.close()
+        others = [await client.ask(whom, "GET", "/", ()) for _ in range(2)]
+        assert others[0].connection is not others[1].connection
+        for other in others:
+            other.close()
 
 
 async def test_idle_connections_are_bounded():
