@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
@@ -42,8 +43,15 @@ class TransformsApi:
         """Stop its workers until `start`. Requests for its results fail meanwhile."""
         return self._transport.json("POST", f"{_path(transform_id)}/stop", patient=True)
 
-    def list(self) -> Any:
-        return self._transport.json("GET", "/v1/transforms")
+    def list(self) -> list[dict[str, Any]]:
+        """All transforms, the newest first, without the sources of their functions; `show` has these."""
+        records: list[dict[str, Any]] = []
+        target = "/v1/transforms"
+        while target:
+            body, headers = self._transport.answer("GET", target)
+            records += json.loads(body)
+            target = _next_page(headers.get("Link", ""))
+        return records
 
     def show(self, transform_id: str) -> dict[str, Any]:
         record: dict[str, Any] = self._transport.json("GET", _path(transform_id))
@@ -102,6 +110,12 @@ class CacheApi:
         what = {"object": object_name} if object_name else {"prefix": prefix}
         query = urlencode({"bucket": parsed.name, "provider": parsed.provider, **what})
         return self._transport.json("POST", f"/v1/cache/{action}?{query}", patient=True)
+
+
+def _next_page(link: str) -> str:
+    """The target that the header Link of one page has for the next, "" for the last one."""
+    target, _, relation = link.partition(">")
+    return target.removeprefix("<") if 'rel="next"' in relation and target.startswith("</") else ""
 
 
 def _path(transform_id: str) -> str:

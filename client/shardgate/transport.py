@@ -33,7 +33,7 @@ from shardgate.text import safe_line, safe_text
 from shardgate.urls import OBJECTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from typing import BinaryIO
 
     from urllib3 import BaseHTTPResponse
@@ -175,12 +175,16 @@ class Transport:
 
     def read(self, method: str, target: str, **options: Any) -> bytes:
         """Send, and read the whole answer. Takes the options of `request`."""
+        return self.answer(method, target, **options)[0]
+
+    def answer(self, method: str, target: str, **options: Any) -> tuple[bytes, Mapping[str, str]]:
+        """As `read`, with the headers of the answer."""
         response = self.request(method, target, **options)
         try:
             if response.status not in BODYLESS and (problem := framing_of(response).problem):
                 response.close()
                 raise GatewayUnreachable(f"the end of an answer can't be known: {problem}", hint=FRAMING_HINT)
-            return response.read()
+            return response.read(), response.headers
         except HTTPError as error:
             raise GatewayUnreachable(f"the answer of {self.endpoint} broke off: {reason(error)}") from error
         finally:

@@ -134,9 +134,13 @@ class Lab:
 
     async def list(self) -> list[dict[str, Any]]:
         """All transforms as the gateway describes them."""
-        async with self.http.get(f"{self.gateway.endpoint}/v1/transforms") as answer:
-            said: list[dict[str, Any]] = await answer.json()
-            return said
+        said: list[dict[str, Any]] = []
+        target = f"{self.gateway.endpoint}/v1/transforms"
+        while target:
+            async with self.http.get(target) as answer:
+                said += await answer.json()
+                target = str(answer.links["next"]["url"]) if "next" in answer.links else ""
+        return said
 
     async def calls(self) -> Calls:
         async with self.http.get(f"{self.gateway.endpoint}/metrics") as answer:

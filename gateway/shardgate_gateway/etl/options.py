@@ -8,16 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from shardgate import wire  # noqa: TC001 (pydantic reads the annotations)
+from shardgate.text import safe_line, safe_text
 from shardgate_gateway.errors import BadRequest
+from shardgate_gateway.etl.plain import problem_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Quantity = Annotated[str, StringConstraints(pattern=r"^([0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?)?$")]
+Quantity = Annotated[str, StringConstraints(pattern=r"^([0-9]{1,18}(\.[0-9]{1,9})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?)?$")]
 """As Kubernetes writes them: `500m` is half a CPU, `2Gi` is memory. "" leaves it to the gateway."""
 EnvName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=253)]
 RESERVED_ENV = "SHARDGATE_"
+MOST = 100_000
+"""Of anything that is counted."""
+MAX_BYTES = 64 << 10
+"""Of all options as JSON."""
 
 
 class _Part(BaseModel):
@@ -29,7 +35,7 @@ class Resources(_Part):
 
     cpu: Quantity = ""
     memory: Quantity = ""
-    gpus: int = Field(0, ge=0, alias="nvidia.com/gpu")
+    gpus: int = Field(0, ge=0, le=MOST, alias="nvidia.com/gpu")
 
 
 class Toleration(_Part):
@@ -39,7 +45,7 @@ class Toleration(_Part):
     operator: Literal["Equal", "Exists"] = "Equal"
     value: str = ""
     effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
-    tolerationSeconds: int | None = None  # noqa: N815 (Kubernetes' name)
+    tolerationSeconds: int | None = Field(None, ge=-(1 << 31), lt=1 << 31)  # noqa: N815 (Kubernetes' name)
 
 
 class TransformOptions(_Part):
@@ -62,12 +68,12 @@ class TransformOptions(_Part):
 
     cache: wire.CachePolicy = "auto"
     workers: int = Field(0, ge=0, le=1024)
-    memory_bytes: int = Field(0, ge=0)
+    memory_bytes: int = Field(0, ge=0, le=1 << 50)
     env: dict[EnvName, str] = Field(default_factory=dict)
     resources: Resources = Resources()
-    replicas: int = Field(0, ge=0)
-    min_replicas: int = Field(0, ge=0)
-    max_replicas: int = Field(0, ge=0)
+    replicas: int = Field(0, ge=0, le=MOST)
+    min_replicas: int = Field(0, ge=0, le=MOST)
+    max_replicas: int = Field(0, ge=0, le=MOST)
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
     secrets: tuple[ObjectName, ...] = ()
@@ -75,6 +81,8 @@ class TransformOptions(_Part):
 
     @model_validator(mode="after")
     def _fits_together(self) -> TransformOptions:
+        if problem := problem_of(self.model_dump(mode="python"), MAX_BYTES):
+            raise ValueError(f"{problem}")
         if self.replicas and (self.min_replicas or self.max_replicas):
             raise ValueError("replicas is a fixed number: leave out min_replicas and max_replicas")
         if self.max_replicas and self.min_replicas > self.max_replicas:
@@ -90,14 +98,17 @@ class TransformOptions(_Part):
         Raises:
             BadRequest: An unknown option or a value it can't have.
         """
+        decoded = {name: _decoded(name, value) for name, value in values.items()}
+        if problem := problem_of(decoded, 2 * MAX_BYTES):
+            raise BadRequest(f"transform options: {problem}")
         try:
-            return cls.model_validate({name: _decoded(name, value) for name, value in values.items()})
+            return cls.model_validate(decoded)
         except ValidationError as error:
             first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"])
+            name = safe_line(".".join(str(part) for part in first["loc"]), 200)
             known = ", ".join(cls.model_fields)
             subject = f"transform option {name!r}" if name else "transform options"
-            message = first["msg"].removeprefix("Value error, ")
+            message = safe_text(first["msg"].removeprefix("Value error, "))
             raise BadRequest(f"{subject}: {message}", hint=f"options are {known}") from error
 
 
@@ -109,5 +120,5 @@ def _decoded(name: str, value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value  # which pydantic refuses, by its name

@@ -20,25 +20,31 @@ import contextlib
 import hashlib
 import logging
 import random
-import re
 import secrets
 import time
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, select
 
 from shardgate import wire
-from shardgate_gateway.errors import GatewayError, LocalStorageError, NotFound, PackageInvalid, UpstreamCorrupt
-from shardgate_gateway.etl.container.check import check_container
+from shardgate_gateway.errors import (
+    BadRequest,
+    GatewayError,
+    LocalStorageError,
+    NotFound,
+    PackageInvalid,
+    UpstreamCorrupt,
+)
 from shardgate_gateway.etl.generation import generation_of
+from shardgate_gateway.etl.manifest_check import check_manifest
 from shardgate_gateway.etl.options import TransformOptions
 from shardgate_gateway.etl.stats import Outcome, StatsBook, TransformStats
 from shardgate_gateway.state.tables import AliasRow, TransformRow
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from sqlalchemy.orm import Session
 
@@ -50,14 +56,12 @@ LOOKUP_SECONDS = 1.0
 """How long a process may go on with a name's old meaning after another process moved it."""
 LOOKUPS = 4096
 PIECE = 1 << 20
+PAGE = 200
+"""Transforms that are listed at once."""
 PREFIX = "packages/"
 ORPHAN_SECONDS = 3600.0
 SWEEP_SECONDS = 3600.0
 log = logging.getLogger(__name__)
-
-_NAME = re.compile(wire.NAME_PATTERN)
-_PYTHON = re.compile(r"\d+\.\d+")
-_ON_ERROR = ("fail", "skip", "warn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,7 @@ class TransformRecord:
         registration: Differs from one registration to the next after a deletion.
         is_random: A sample of it drew random numbers.
         is_unstable: A sample of it came out differently when it was run again.
+        is_new: It was not there before the registration that answers with this.
     """
 
     id: str
@@ -86,6 +91,7 @@ class TransformRecord:
     registration: str = ""
     is_random: bool = False
     is_unstable: bool = False
+    is_new: bool = field(default=False, compare=False)
 
     @property
     def generation(self) -> str:
@@ -143,14 +149,16 @@ class Registry:
         )
         self._lookups.clear()
         known = await self._database.write(lambda session: _update(session, row))
+        is_new = known is None
         if known is None:
             row.package_key = f"{PREFIX}{row.id}/{secrets.token_hex(8)}"
             await self._packages.put(row.package_key, _once(package), size=len(package))
             known = await self._database.write(lambda session: _insert(session, row))
             if known.package_key != row.package_key:  # another gateway registered the same package meanwhile
                 await self._packages.delete(row.package_key)
+                is_new = False
         self._lookups.clear()
-        return _record(known)
+        return replace(_record(known), is_new=is_new)
 
     async def find(self, name_or_id: str) -> TransformRecord:
         """The transform with this id, or the one that this name means now, whichever gateway was told so.
@@ -211,10 +219,29 @@ class Registry:
         self._lookups.clear()
         return _record(row)
 
+    async def page(self, after: str = "", limit: int = PAGE) -> tuple[list[TransformRecord], str]:
+        """Some transforms, the newest first, and what to give as `after` for the next page; "" if there is none.
+
+        Rows become records in the database's thread: nobody waits on the loop for it.
+
+        Raises:
+            BadRequest: `after` is not from here.
+        """
+        place = _place(after) if after else None
+        records = await self._database.read(lambda session: [_record(row) for row in _page(session, place, limit + 1)])
+        more = len(records) > limit
+        records = records[:limit]
+        return records, f"{records[-1].created_at.isoformat()}~{records[-1].id}" if more else ""
+
     async def list(self) -> list[TransformRecord]:
         """All transforms, the newest first."""
-        newest = select(TransformRow).order_by(TransformRow.created_at.desc(), TransformRow.id)
-        return [_record(row) for row in await self._database.read(lambda session: session.scalars(newest).all())]
+        found: list[TransformRecord] = []
+        after = ""
+        while True:
+            records, after = await self.page(after)
+            found += records
+            if not after:
+                return found
 
     async def delete(self, id: str) -> None:  # noqa: A002 (it is one)
         """Forget a transform, its alias and its stats. A name that meant it means nothing until it is registered again.
@@ -305,36 +332,9 @@ class Registry:
             raise PackageInvalid(
                 f"the package can't be read: {error}", hint="client and gateway may be of different versions"
             ) from error
-        _check_values(manifest, function)
+        check_manifest(manifest, function)
         self._check(manifest, options)
         return manifest
-
-
-def _check_values(manifest: wire.Manifest, function: object) -> None:
-    """A manifest is decoded data from anywhere, so its types are not what its annotations say."""
-    checks = {
-        "name": isinstance(manifest.name, str) and _NAME.fullmatch(manifest.name),
-        "kind": manifest.kind in get_args(wire.Kind),
-        "decoder": isinstance(manifest.decoder, str),
-        "on_error": manifest.on_error in _ON_ERROR,
-        "sample_timeout": isinstance(manifest.sample_timeout, int | float) and manifest.sample_timeout >= 0,
-        "python": isinstance(manifest.python, str)
-        and (_PYTHON.fullmatch(manifest.python) or manifest.kind == "container"),
-        "requirements": all(isinstance(requirement, str) for requirement in manifest.requirements),
-        "entry": isinstance(manifest.entry, str),
-        "source": isinstance(manifest.source, str),
-        "takes_args": isinstance(manifest.takes_args, bool),
-    }
-    for name, good in checks.items():
-        if not good:
-            value = str(getattr(manifest, name))[:80]
-            raise PackageInvalid(f"the manifest's {name} can't be {value!r}", hint="see shardgate.wire.Manifest")
-    if (manifest.kind == "container") is not (manifest.container is not None):
-        raise PackageInvalid("the manifest's kind and container don't fit", hint="see shardgate.wire.Manifest")
-    if manifest.container is not None:
-        check_container(manifest.container)
-    elif not isinstance(function, bytes) or not function:
-        raise PackageInvalid("the package holds no function")
 
 
 async def _once(package: bytes) -> AsyncIterator[bytes]:
@@ -385,6 +385,23 @@ def _delete(session: Session, transform_id: str) -> str:
         raise NotFound(f"there is no transform {transform_id!r}", hint="give its full id, not its name")
     session.execute(delete(TransformRow).where(TransformRow.id == transform_id))
     return row.package_key
+
+
+def _place(token: str) -> tuple[datetime, str]:
+    at, _, transform_id = token.partition("~")
+    try:
+        return datetime.fromisoformat(at).astimezone(UTC), transform_id
+    except (ValueError, OverflowError):
+        raise BadRequest("the token is not from a list of transforms", hint="list again, without a token") from None
+
+
+def _page(session: Session, place: tuple[datetime, str] | None, limit: int) -> Sequence[TransformRow]:
+    rows = select(TransformRow).order_by(TransformRow.created_at.desc(), TransformRow.id).limit(limit)
+    if place is not None:
+        at, transform_id = place
+        older = TransformRow.created_at < at
+        rows = rows.where(older | ((TransformRow.created_at == at) & (TransformRow.id > transform_id)))
+    return session.scalars(rows).all()
 
 
 def _record(row: TransformRow) -> TransformRecord:

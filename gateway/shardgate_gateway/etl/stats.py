@@ -2,24 +2,32 @@
 
 A job ends every few milliseconds when shards are small, and a transaction costs a disk flush. So sums are collected in
 memory and written once a second in one transaction, by addition, so that several processes don't overwrite each other.
+
+Numbers come from workers, which run user code. They are checked where they arrive, and again here, because one
+transform's numbers must never keep those of others from being written: what a job can't have done is not added, sums
+stop at the largest number of the database, and each transform is written in a savepoint of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from sqlalchemy import update
+from sqlalchemy import case, update
+from sqlalchemy.exc import DataError
 
 from shardgate import wire
+from shardgate.text import safe_line
 from shardgate_gateway import metrics
 from shardgate_gateway.errors import LocalStorageError
 from shardgate_gateway.state.tables import StatsRow, TransformRow
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
+    from sqlalchemy import ColumnElement
+    from sqlalchemy.orm import InstrumentedAttribute, Session
 
     from shardgate_gateway.state.database import Database
 
@@ -27,6 +35,8 @@ Outcome = Literal["completed", "failed", "abandoned", "released", "lost"]
 """How a job ended on one worker: with END, with FAIL, by a reader that left, by one that paused, or with the worker."""
 
 FLUSH_SECONDS = 1.0
+MAX_INT = (1 << 63) - 1
+"""The largest number that the database holds."""
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +82,9 @@ class StatsBook:
         """Held while sums are on their way to the database, so that a reader never looks in between."""
 
     def add(self, transform_id: str, work: wire.Stats, outcome: Outcome) -> None:
+        if not _is_possible(work):
+            log.warning("the stats of a job of %s are left out: they can't be", transform_id)
+            work = wire.Stats()
         self._pending.setdefault(transform_id, TransformStats()).add(work, outcome)
         metrics.ETL_JOBS.labels(outcome).inc()
         metrics.ETL_SAMPLES.inc(work.samples_out)
@@ -113,13 +126,39 @@ class StatsBook:
                 raise
 
 
+def _is_possible(work: wire.Stats) -> bool:
+    """Whether these are finite numbers of what was done: a job has no more than the database can hold of all."""
+    for f in fields(work):
+        value = getattr(work, f.name)
+        kinds = (int, float) if f.name.endswith("_seconds") else (int,)
+        if type(value) not in kinds or not (math.isfinite(value) and 0 <= value <= MAX_INT):
+            return False
+    return True
+
+
 def _add_all(session: Session, pending: dict[str, TransformStats]) -> None:
     for transform_id, stats in sorted(pending.items()):  # in one order, so that gateways never wait for each other
-        if session.get(TransformRow, transform_id) is None:
-            continue  # deleted while its last job ran
-        if session.get(StatsRow, transform_id) is None:
-            session.add(StatsRow(transform_id=transform_id))
-            session.flush()
-        sums = {name: getattr(StatsRow, name) + value for name, value in stats.counters().items() if value}
-        if sums:
-            session.execute(update(StatsRow).where(StatsRow.transform_id == transform_id).values(sums))
+        try:
+            with session.begin_nested():
+                _add(session, transform_id, stats)
+        except (DataError, OverflowError) as error:
+            log.warning("the stats of %s can't be written, and are dropped: %s", transform_id, safe_line(error, 200))
+
+
+def _add(session: Session, transform_id: str, stats: TransformStats) -> None:
+    if session.get(TransformRow, transform_id) is None:
+        return  # deleted while its last job ran
+    if session.get(StatsRow, transform_id) is None:
+        session.add(StatsRow(transform_id=transform_id))
+        session.flush()
+    sums = {name: _saturated(getattr(StatsRow, name), value) for name, value in stats.counters().items() if value}
+    if sums:
+        session.execute(update(StatsRow).where(StatsRow.transform_id == transform_id).values(sums))
+
+
+def _saturated(column: InstrumentedAttribute[Any], value: Any) -> ColumnElement[Any]:
+    """The sum, where integers stop at the largest one that the database holds."""
+    if isinstance(value, float):
+        return column + value
+    value = min(value, MAX_INT)
+    return case((column > MAX_INT - value, MAX_INT), else_=column + value)

@@ -6,11 +6,14 @@ from contextlib import aclosing
 from dataclasses import asdict
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from aiohttp import hdrs, web
 
 from shardgate import wire
+from shardgate_gateway.errors import BadRequest
 from shardgate_gateway.etl.options import TransformOptions
+from shardgate_gateway.etl.registry import PAGE
 from shardgate_gateway.http.body import Sent, break_off
 from shardgate_gateway.http.request import number, parameters
 from shardgate_gateway.http.upload import Upload
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from shardgate_gateway.http.service import Service
 
 TAIL_LINES = 200
+MAX_TAIL_LINES = 10_000
 _OPTIONS = frozenset(TransformOptions.model_fields)
 
 
@@ -33,15 +37,21 @@ async def register(service: Service, call: Call) -> web.StreamResponse:
     settings = service.settings
     upload = Upload(call, settings.etl.package_bytes, settings.serve.upload_stall_seconds)
     async with upload.in_file(settings.state.dir) as package, service.uploads.hold(len(package)):
-        known = {record.id for record in await service.registry.list()}
         record = await service.registry.register(package, options, created_by=call.grant.subject)
-    status = HTTPStatus.OK if record.id in known else HTTPStatus.CREATED
+    status = HTTPStatus.CREATED if record.is_new else HTTPStatus.OK
     return web.json_response(await _describe(service, record), status=status)
 
 
-async def show_all(service: Service, _call: Call) -> web.StreamResponse:
-    records = await service.registry.list()
-    return web.json_response([await _describe(service, record) for record in records])
+async def show_all(service: Service, call: Call) -> web.StreamResponse:
+    """One page, without the sources; the header Link leads to the next."""
+    given = parameters(call.query, frozenset({"limit", "token"}))
+    limit = number(given, "limit", PAGE)
+    if not 1 <= limit <= PAGE:
+        raise BadRequest(f"limit={limit} is not between 1 and {PAGE}")
+    records, after = await service.registry.page(given.get("token", ""), limit)
+    described = [_without_source(await _describe(service, record)) for record in records]
+    query = urlencode({"limit": limit, "token": after})
+    return web.json_response(described, headers={hdrs.LINK: f'</v1/transforms?{query}>; rel="next"'} if after else None)
 
 
 async def show(service: Service, _call: Call, name: str) -> web.StreamResponse:
@@ -84,6 +94,8 @@ async def logs(service: Service, call: Call, name: str) -> web.StreamResponse:
     """The last lines; with `follow=true`, those that come, too, until the reader leaves."""
     given = parameters(call.query, frozenset({"tail", "follow"}))
     tail = number(given, "tail", TAIL_LINES)
+    if tail > MAX_TAIL_LINES:
+        raise BadRequest(f"tail={tail} is more than {MAX_TAIL_LINES} lines")
     record = await service.registry.find(name)
     if given.get("follow", "false") != "true":
         return web.Response(text=await service.runner.logs(record.id, tail=tail))
@@ -119,6 +131,10 @@ async def stats(service: Service, _call: Call, name: str) -> web.StreamResponse:
     return web.json_response(
         {"id": record.id, "name": record.name} | (await service.registry.stats(record.id)).counters()
     )
+
+
+def _without_source(described: dict[str, Any]) -> dict[str, Any]:
+    return described | {"manifest": {name: value for name, value in described["manifest"].items() if name != "source"}}
 
 
 async def _describe(service: Service, record: TransformRecord) -> dict[str, Any]:

@@ -7,17 +7,20 @@ knows yet. The last transaction makes that version the one under the key, and re
 Readers take row by row of the version they began with.
 
 **What can go wrong.** A writer dies: its rows belong to no key, and the next PUT removes those on which nobody has
-worked for an hour. A version is replaced under a reader: its rows are gone, and the reader gets GenerationChanged,
-never bytes of two versions. Two write the same key: the last one to finish wins, whole.
+worked for an hour. Nobody knows whether the last transaction was committed, because its answer was lost or its writer
+was cancelled: the rows stay, and are such abandoned ones if it was not. A key whose rows are gone all the same does not
+exist for readers, so that the next PUT heals it. A version is replaced under a reader: its rows are gone, and the
+reader gets GenerationChanged, never bytes of two versions. Two write the same key: the last one to finish wins, whole.
 """
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, select
 
@@ -35,7 +38,7 @@ from shardgate_gateway.stores.keys import check_key
 from shardgate_gateway.stores.listing import fold
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 
     from sqlalchemy.orm import Session
 
@@ -85,12 +88,13 @@ class Payloads(Store):
             async for data in _rows(body):
                 await self._write_chunk(row.version, row.size // CHUNK_BYTES, data)
                 row.size += len(data)
-            row.stored_at = datetime.now(UTC)
-            await self._database.write(lambda session: _publish(session, row))
         except BaseException:
             with suppress(LocalStorageError):  # what can't be removed now is abandoned
                 await self._database.write(lambda session: _remove_chunks(session, row.version))
             raise
+        row.stored_at = datetime.now(UTC)
+        # From here on nothing is removed: whoever leaves, or gets no answer, can't know whether it was committed.
+        await _to_its_end(self._database.write(lambda session: _publish(session, row)))
         return _meta(row)
 
     async def delete(self, key: str) -> None:
@@ -126,7 +130,7 @@ class Payloads(Store):
                     break  # and jump over what else is in it
 
     async def _find(self, key: str) -> PayloadRow:
-        row = await self._database.read(lambda session: session.get(PayloadRow, key))
+        row = await self._database.read(lambda session: _whole(session, key))
         if row is None:
             raise NotFound(f"{self._label}/{key} does not exist")
         return row
@@ -151,6 +155,18 @@ class Payloads(Store):
             yield part
 
 
+async def _to_its_end(write: Coroutine[Any, Any, None]) -> None:
+    """Await a write, and only then be cancelled."""
+    task = asyncio.ensure_future(write)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # whoever asked has left
+        raise
+
+
 def _place(entry: ObjectMeta | str) -> str:
     return entry if isinstance(entry, str) else entry.key
 
@@ -173,8 +189,24 @@ def _chunk(session: Session, version: str, number: int) -> bytes:
     return session.scalar(wanted) or b""
 
 
+def _whole(session: Session, key: str) -> PayloadRow | None:
+    """None also for one without its bytes, so that it is stored again instead of being missed for good."""
+    row = session.get(PayloadRow, key)
+    return row if row is None or _count(session, row.version) == _chunks_of(row.size) else None
+
+
+def _count(session: Session, version: str) -> int:
+    return session.scalar(select(func.count()).select_from(ChunkRow).where(ChunkRow.version == version)) or 0
+
+
+def _chunks_of(size: int) -> int:
+    return -(-size // CHUNK_BYTES)
+
+
 def _publish(session: Session, row: PayloadRow) -> None:
     """Replace what is there; of two that find nothing there, one fails to insert, and is run again."""
+    if _count(session, row.version) != _chunks_of(row.size):
+        raise LocalStorageError(f"parts of {row.key} were removed before it was whole", hint="store it again")
     known = session.get(PayloadRow, row.key, with_for_update=True)
     if known is None:
         session.add(row)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
+import math
 import os
 import pickle
 import signal
@@ -190,6 +192,13 @@ async def test_a_package_that_rotted_in_the_store_is_not_handed_out(etl: Etl) ->
         await etl.registry.package(record.id)
 
 
+def nested(depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
 def raw_package(**changes: Any) -> bytes:
     manifest = {"name": "opaque", "python": "{}.{}".format(*sys.version_info[:2])} | changes
     return bytes(msgpack.packb({"format": 1, "manifest": manifest, "function": b"f"}))
@@ -217,6 +226,23 @@ def raw_package(**changes: Any) -> bytes:
         (raw_package(python="three"), "python"),
         (raw_package(requirements=[1]), "requirements"),
         (raw_package(requirements=3), "not a transform package"),
+        *((raw_package(sample_timeout=value), "sample_timeout") for value in (math.inf, math.nan, 1e300, 10**9, True)),
+        (raw_package(source="x" * ((64 << 10) + 1)), "source can't be of length"),
+        (raw_package(source="a\0b"), "NUL"),
+        (raw_package(requirements=["a"] * 1001), "requirements can't be of length"),
+        (raw_package(requirements=["a" * 1001]), "requirements"),
+        (raw_package(requirements=["a" * 999] * 500), "more than"),
+        (raw_package(entry="x" * 5000), "entry can't be of length"),
+        (raw_package(decoder="x" * 5000), "decoder can't be of length"),
+        (raw_package(python="3." + "1" * 5000), "python can't be"),
+        (raw_package(kind="container", container={"command": ["a"], "env": {"A": "x" * 200_000}}), "more than"),
+        (raw_package(kind="container", container={"command": ["a" * 200_000]}), "more than"),
+        (raw_package(kind="container", container={"command": [b"a"]}), "command"),
+        (raw_package(kind="container", container={"pod": {"spec": {"x": math.nan}}}), "spec.x can't be 'nan'"),
+        (raw_package(kind="container", container={"pod": {"spec": {"x": b"b"}}}), "spec.x can't be"),
+        (raw_package(kind="container", container={"pod": {"spec": {"x": "a\0"}}}), "NUL"),
+        (raw_package(kind="container", container={"pod": {"spec": {"x": 1 << 63}}}), "spec.x can't be"),
+        (raw_package(kind="container", container={"pod": nested(900)}), "nested deeper"),
         (raw_package(python="2.7"), "pickled by Python 2.7"),
         (msgpack.packb({"format": 1, "manifest": {"name": "n", "python": "3.11"}, "function": ""}), "no function"),
     ],
@@ -225,6 +251,58 @@ async def test_what_is_no_usable_package_is_refused_with_the_reason(etl: Etl, pa
     with pytest.raises(PackageInvalid, match=complaint):
         await etl.registry.register(package, AUTO)
     assert await etl.registry.list() == []
+
+
+async def test_a_list_has_pages_in_order_and_none_twice(etl: Etl) -> None:
+    ids = [(await etl.registry.register(package_of(bytes([index + 1])), AUTO)).id for index in range(7)]
+    found: list[str] = []
+    after = ""
+    while True:
+        records, after = await etl.registry.page(after, 3)
+        assert len(records) <= 3
+        found += [record.id for record in records]
+        if not after:
+            break
+        await etl.registry.delete(records[-1].id)  # the next page begins behind it all the same
+    assert found == ids[::-1]
+    assert len(await etl.registry.list()) == 5
+    for token in ("x", "~", "2024-01-01", "9999-99-99~a"):
+        with pytest.raises(BadRequest) if token != "2024-01-01" else contextlib.nullcontext():
+            await etl.registry.page(token)
+
+
+async def test_a_registration_says_whether_it_is_new(etl: Etl) -> None:
+    assert (await etl.registry.register(package_of(), AUTO)).is_new
+    assert not (await etl.registry.register(package_of(), AUTO)).is_new
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"memory_bytes": str(10**22)},
+        {"workers": "1e300"},
+        {"replicas": str(10**30)},
+        {"env": '{"A": "\\u0000"}'},
+        {"env": '{"A": "\\ud800"}'},
+        {"env": '{"\\ud800": "a"}'},
+        {"env": {"A": "x" * 100_000}},
+        {"env": "[" * 5000},
+        {"env": '{"A": NaN}'},
+        {"node_selector": '{"a": "\\u0000"}'},
+        {"resources": {"cpu": "9" * 5000}},
+        {"resources": {"nvidia.com/gpu": 10**22}},
+        {"tolerations": [{"tolerationSeconds": 10**22}]},
+        {"tolerations": [{"tolerationSeconds": math.inf}]},
+        {"tolerations": [{"key": "\0"}]},
+        {"image": "a\0"},
+        {"image": "\ud800"},
+        {"secrets": ["a"] * 100_000},
+    ],
+)
+async def test_options_that_can_not_be_are_refused_and_the_refusal_can_be_sent(values: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest) as refused:
+        TransformOptions.parse(values)
+    assert len(refused.value.message.encode()) < 10_000
 
 
 async def test_a_package_that_is_too_large_is_refused(tmp_path: Path) -> None:

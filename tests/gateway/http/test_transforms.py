@@ -13,9 +13,10 @@ import pytest
 from gateway_process import eventually, running_gateway
 from readers import curl, send_raw
 
-from shardgate import wire
+from shardgate import Client, wire
 from shardgate.capture import capture
 from shardgate_gateway.etl.options import TransformOptions
+from shardgate_gateway.etl.registry import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,6 +87,32 @@ def get_raw(gateway: GatewayProcess) -> Answer:
 def texts(body: bytes) -> list[bytes]:
     with tarfile.open(fileobj=io.BytesIO(body)) as tar:
         return [tar.extractfile(member).read() for member in tar]  # type: ignore[union-attr]
+
+
+def test_lists_have_pages_without_sources_and_the_client_follows_them(gateway: GatewayProcess, tmp_path: Path) -> None:
+    before = len(Client(gateway.endpoint).transforms.list())
+    package = tmp_path / "package"
+    ids = []
+    for index in range(PAGE + 1):
+        manifest = wire.Manifest("listed", python="3.11", source="def f(): ...")
+        package.write_bytes(wire.pack_package(manifest, str(index).encode()))
+        answer = curl(f"{gateway.endpoint}/v1/transforms", "--data-binary", f"@{package}")
+        assert answer.status == 201, answer.body
+        ids.append(json.loads(answer.body)["id"])
+    try:
+        listed = Client(gateway.endpoint).transforms.list()
+        assert len(listed) == before + PAGE + 1
+        assert [record["id"] for record in listed[: PAGE + 1]] == ids[::-1]
+        assert all("source" not in record["manifest"] for record in listed)
+        assert Client(gateway.endpoint).transforms.show(ids[0])["manifest"]["source"] == "def f(): ..."
+        first = curl(f"{gateway.endpoint}/v1/transforms?limit=2")
+        assert [record["id"] for record in json.loads(first.body)] == [ids[-1], ids[-2]]
+        assert first.headers["link"].endswith('>; rel="next"')
+        for query in (f"limit={PAGE + 1}", "limit=0", "token=x", "offset=1"):
+            assert curl(f"{gateway.endpoint}/v1/transforms?{query}").status == 400
+    finally:
+        for one in ids:
+            Client(gateway.endpoint).transforms.delete(one)
 
 
 def test_a_package_is_new_once_and_then_known(gateway: GatewayProcess) -> None:
@@ -294,6 +321,7 @@ def test_logs_and_stats_tell_what_was_done(gateway: GatewayProcess) -> None:
     assert logs.status == 200
     assert len(logs.body.splitlines()) <= 5
     assert curl(f"{gateway.endpoint}/v1/transforms/counted/logs?tail=x").status == 400
+    assert curl(f"{gateway.endpoint}/v1/transforms/counted/logs?tail=10001").status == 400
 
 
 def test_a_log_that_fails_while_it_is_followed_ends_by_a_reset_and_not_by_a_second_answer(

@@ -8,21 +8,25 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 
-from shardgate_gateway.errors import GenerationChanged, NotFound
+from shardgate_gateway.errors import GenerationChanged, LocalStorageError, NotFound
 from shardgate_gateway.state import payloads as payloads_module
 from shardgate_gateway.state.payloads import CHUNK_BYTES, Payloads
 from shardgate_gateway.state.tables import ChunkRow
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+
+    from sqlalchemy.orm import Session
 
     from shardgate_gateway.state.database import Database
+    from shardgate_gateway.state.tables import PayloadRow
 
 
 @pytest.fixture
@@ -136,3 +140,83 @@ async def test_a_large_body_never_lies_whole_in_memory(payloads: Payloads) -> No
 def _peak() -> int:
     """Peak resident bytes of this process."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@pytest.mark.parametrize("committed", [True, False])
+async def test_a_writer_that_is_cancelled_while_it_publishes_leaves_the_whole_body_or_none(
+    database: Database, payloads: Payloads, monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    publishing, go_on = threading.Event(), threading.Event()
+    publish = payloads_module._publish
+
+    def slow(session: Session, row: PayloadRow) -> None:
+        publishing.set()
+        assert go_on.wait(60)
+        if not committed:
+            raise LocalStorageError("the database went away")
+        publish(session, row)
+
+    monkeypatch.setattr(payloads_module, "_publish", slow)
+    data = os.urandom(CHUNK_BYTES + 5)
+    writer = asyncio.create_task(payloads.put("a", body(data)))
+    assert await asyncio.to_thread(publishing.wait, 60)
+    writer.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await writer
+    if committed:
+        assert await read(payloads, "a") == data
+    else:
+        with pytest.raises(NotFound):
+            await payloads.head("a")
+        monkeypatch.setattr(payloads_module, "_publish", publish)
+        await payloads.put("a", body(data))
+        assert await read(payloads, "a") == data
+
+
+async def test_an_answer_to_commit_that_is_lost_costs_no_bytes(
+    database: Database, payloads: Payloads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = database.write
+
+    async def lossy(function: Callable[[Session], Any]) -> Any:
+        answer = await write(function)
+        if "_publish" in function.__code__.co_names:
+            raise LocalStorageError("the connection was lost")
+        return answer
+
+    monkeypatch.setattr(database, "write", lossy)
+    data = os.urandom(CHUNK_BYTES + 5)
+    with pytest.raises(LocalStorageError):
+        await payloads.put("a", body(data))
+    assert await read(payloads, "a") == data
+
+
+async def test_a_key_without_its_bytes_does_not_exist_until_it_is_stored_again(
+    database: Database, payloads: Payloads
+) -> None:
+    """An older gateway may have left one, for good: an environment is not stored again while there is one."""
+    data = os.urandom(2 * CHUNK_BYTES)
+    await payloads.put("a", body(data))
+    await database.write(lambda session: session.execute(delete(ChunkRow).where(ChunkRow.number == 1)))
+    for ask in (payloads.head, payloads.get):
+        with pytest.raises(NotFound):
+            await ask("a")
+    await payloads.put("a", body(data))
+    assert await read(payloads, "a") == data
+
+
+async def test_a_body_whose_rows_were_removed_meanwhile_is_not_published(
+    database: Database, payloads: Payloads
+) -> None:
+    async def slow() -> AsyncIterator[bytes]:
+        yield bytes(CHUNK_BYTES)
+        assert await rows(database) == 1
+        await database.write(lambda session: session.execute(delete(ChunkRow)))
+        yield b"rest"
+
+    with pytest.raises(LocalStorageError, match="were removed"):
+        await payloads.put("a", slow())
+    with pytest.raises(NotFound):
+        await payloads.head("a")

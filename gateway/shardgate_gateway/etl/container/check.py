@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from shardgate import wire
 from shardgate_gateway.errors import PackageInvalid
+from shardgate_gateway.etl.plain import problem_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,10 +76,12 @@ _CONTAINER = TypeAdapter(wire.Container)
 _RULES: Mapping[str, str] = {
     "image": r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,499}|",
     "health": r"/[\x21-\x7e]{0,500}",
-    "content_type": r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(; ?[\x20-\x7e]+)?",
+    "content_type": r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}(; ?[\x20-\x7e]{1,500})?",
 }
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _HINT = "see shardgate.wire.Container"
+MAX_BYTES = 96 << 10
+"""Of a container as JSON."""
 
 
 def check_container(container: wire.Container) -> None:
@@ -87,6 +90,8 @@ def check_container(container: wire.Container) -> None:
     Raises:
         PackageInvalid: With the field and the reason.
     """
+    if problem := problem_of({name: getattr(container, name) for name in container.__slots__}, MAX_BYTES):
+        raise PackageInvalid(f"the container's {problem}", hint=_HINT)
     _check_types(container)
     _check_values(container)
 
@@ -112,8 +117,6 @@ def _check_values(container: wire.Container) -> None:
         raise PackageInvalid(f"the container's port can't be {container.port}", hint=_HINT)
     if odd := [name for name in container.env if not _VARIABLE.fullmatch(name)]:
         raise PackageInvalid(f"the container's env: {odd[0]!r} is no name of a variable", hint=_HINT)
-    if any("\0" in text for text in (*container.command, *container.args, *container.env.values())):
-        raise PackageInvalid("the container's command or env holds a NUL character", hint=_HINT)
     if not (container.image or container.command or container.pod):
         raise PackageInvalid("the container has no image, no command and no pod", hint="give one of them")
     if container.pod is not None and container.image:
