@@ -33,9 +33,12 @@ class Asked:
             self._file = os.memfd_create("asked", os.MFD_CLOEXEC)
 
     def add(self, name: str) -> bool:
-        """Remember a name of at least 24 hex digits. True if it was there already."""
-        place = int(name[:8], 16) % SLOTS * _SLOT.size
-        mark = _SLOT.pack(int(name[8:24], 16))
+        """Remember a name by its last 24 hex digits. True if it was there already.
+
+        The names of all results of one object begin alike (`group_name`).
+        """
+        place = int(name[-8:], 16) % SLOTS * _SLOT.size
+        mark = _SLOT.pack(int(name[-24:-8], 16))
         try:
             if os.pread(self._file, _SLOT.size, place) == mark:
                 return True

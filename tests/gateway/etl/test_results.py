@@ -121,6 +121,16 @@ async def test_auto_keeps_a_small_result_at_the_first_request(kept: Kept) -> Non
     assert kept.seen() == 10
 
 
+async def test_auto_never_takes_another_epoch_for_the_same_result_again(tmp_path: Path) -> None:
+    """Or every epoch but the first would be written to the cache, for nobody."""
+    async with kept_in(tmp_path, small_result_bytes=100) as kept:
+        record = await kept.register("auto")
+        for epoch in range(3):
+            result = await kept.result(record, epoch=epoch)
+            assert not kept.results.kept(result), epoch
+            assert kept.results.kept(result), epoch
+
+
 async def test_auto_keeps_a_large_result_when_it_is_asked_for_again(tmp_path: Path) -> None:
     async with kept_in(tmp_path, small_result_bytes=1000) as kept:
         record = await kept.register("auto")
@@ -260,7 +270,7 @@ def test_asked_needs_no_file(tmp_path: Path) -> None:
 
 def test_asked_remembers_what_it_can_and_never_more(tmp_path: Path) -> None:
     asked, other = Asked(tmp_path / "asked"), Asked(tmp_path / "asked")
-    one, same_slot = "00000001" + "a" * 56, "00000001" + "b" * 56
+    one, same_slot = "a" * 56 + "00000001", "b" * 56 + "00000001"
     assert not asked.add(one)
     assert other.add(one)
     assert not other.add(same_slot)  # pushes it out
