@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 RESULT_FORMAT = 2
 """Raise it with every change of this package that changes a byte of any result: seeds, decoders, encoders, tar."""
 
+OPTIONS_VARIABLE = "SHARDGATE_OPTIONS"
+"""By which the gateway says with which options it started this: a digest of those that can change a byte."""
 OWN = ("numpy", "pillow", "webdataset")
 """What decodes and encodes every transform's samples."""
 SHOWN = 64
@@ -44,6 +46,7 @@ def environment_of(requirements: Iterable[str]) -> dict[str, str]:
         "python": platform.python_version(),
         "format": str(RESULT_FORMAT),
         "machine": f"{sys.platform} {platform.machine()} {_accelerator()}",
+        "options": safe_line(os.environ.get(OPTIONS_VARIABLE, ""), 80),
         "distributions": hashlib.blake2b(everything.encode(), digest_size=8).hexdigest(),
         **{name: versions[name] for name in named[:SHOWN] if name in versions},
     }

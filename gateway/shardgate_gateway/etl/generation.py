@@ -2,7 +2,8 @@
 
 The same code gives other bytes with another environment variable, another image or another version of a library, and
 those change while its id does not. So the name and the ETag of a result hold its generation, too, and a stream is
-continued only by a worker of the same one. What workers are like is known once one has said it (`wire.Hello`); the
+continued only by a worker of the same one. What workers are like is known once one has said it (`wire.Hello`), the
+options with which it was started among it: new options hold from the next start, and so does their generation. The
 database remembers it, so that kept results are found while nothing runs.
 
 A transform that is deleted and registered again is of another generation: nothing of before is served.
@@ -13,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
+import time
 from typing import TYPE_CHECKING
 
 from shardgate import wire
@@ -25,11 +28,22 @@ if TYPE_CHECKING:
     from shardgate_gateway.etl.runner import Runner
 
 
-def generation_of(options: TransformOptions, environment: Mapping[str, str], registration: str) -> str:
+ASK_AGAIN_SECONDS = 2.0
+OPTIONS_VARIABLE = "SHARDGATE_OPTIONS"
+"""Environment variable by which a runtime knows the options that it was started with, as `options_digest` has them."""
+
+
+def options_digest(options: TransformOptions) -> str:
+    """Of the options that can change a byte of a result."""
+    facts = [options.env, options.image, sorted(options.secrets)]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def generation_of(environment: Mapping[str, str], registration: str) -> str:
     """Sixteen hex digits; "" while nobody knows the environment."""
     if not environment:
         return ""
-    facts = [options.env, options.image, sorted(options.secrets), dict(environment), registration]
+    facts = [dict(environment), registration]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -40,12 +54,17 @@ def difference(before: Mapping[str, str], after: Mapping[str, str]) -> str:
 
 
 class Identifier:
-    """Finds out what the workers of a transform are like, by asking one, once."""
+    """Finds out what the workers of a transform are like, by asking one, once.
+
+    Where the options were changed since, it asks again: what was not running starts with the new ones.
+    """
 
     def __init__(self, runner: Runner, registry: Registry) -> None:
         self._runner = runner
         self._registry = registry
         self._asking: dict[str, asyncio.Task[TransformRecord]] = {}
+        self._asked: dict[str, float] = {}
+        """When workers said that they were started with other options than those that hold from the next start."""
 
     async def identified(self, record: TransformRecord) -> TransformRecord:
         """The record with its environment. Starts the transform where nobody knows it yet.
@@ -53,13 +72,20 @@ class Identifier:
         Raises:
             GatewayError: As `Runner.ensure` and `Runner.connect`.
         """
-        if record.environment:
+        if record.environment and not self._is_outdated(record):
             return record
         task = self._asking.get(record.id)
         if task is None:
             task = self._asking[record.id] = asyncio.create_task(self._ask(record))
             task.add_done_callback(lambda done: self._forget(record.id, done))
         return await asyncio.shield(task)
+
+    def _is_outdated(self, record: TransformRecord) -> bool:
+        wanted = options_digest(record.options)
+        if record.environment.get("options", wanted) == wanted:
+            self._asked.pop(record.id, None)
+            return False
+        return time.monotonic() - self._asked.get(record.id, -math.inf) > ASK_AGAIN_SECONDS
 
     def _forget(self, transform_id: str, done: asyncio.Task[TransformRecord]) -> None:
         del self._asking[transform_id]
@@ -74,6 +100,7 @@ class Identifier:
             hello = connection.hello
         finally:
             connection.close()
+        self._asked[record.id] = time.monotonic()
         return await self._registry.learn(record, environment=hello.environment, unstable=not hello.reproducible)
 
     async def aclose(self) -> None:

@@ -95,7 +95,7 @@ class TransformRecord:
 
     @property
     def generation(self) -> str:
-        return generation_of(self.options, self.environment, self.registration)
+        return generation_of(self.environment, self.registration)
 
 
 class Registry:

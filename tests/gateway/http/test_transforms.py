@@ -211,16 +211,20 @@ def environment_text(sample: dict[str, Any]) -> dict[str, Any]:
 
 def test_other_environment_variables_never_answer_with_the_results_of_before(gateway: GatewayProcess) -> None:
     seen = []
-    for model in ("a", "b", "a"):
+    for model, actions in (("a", ()), ("b", ("stop", "start")), ("a", ("stop", "start"))):
         option = quote(json.dumps({"MODEL": model}))
         record = registered(gateway, environment_text, f"cache=always&env={option}", name="modelled")
-        for action in ("stop", "start"):
+        for action in actions:
             assert curl(f"{gateway.endpoint}/v1/transforms/{record['id']}/{action}", "-X", "POST").status == 200
         answer = get(gateway, record["id"])
         assert model.encode() * 300 in answer.body
         seen.append((answer.headers["etag"], answer.headers["x-shardgate-cache"]))
     assert [cache for _, cache in seen] == ["miss", "miss", "hit"]
     assert seen[0][0] == seen[2][0] != seen[1][0]
+    registered(gateway, environment_text, f"cache=always&env={quote(json.dumps({'MODEL': 'later'}))}", name="modelled")
+    running = get(gateway, record["id"])
+    assert running.headers["etag"] == seen[2][0], "what runs was started with the old ones"
+    assert b"a" * 300 in running.body
 
 
 def test_the_etag_is_known_before_anything_is_computed(gateway: GatewayProcess) -> None:

@@ -44,18 +44,14 @@ class ContainerClient:
         job: wire.Job,
         input: FileSpan | None,  # noqa: A002 (as in Runner.connect)
         done: Callable[[bool], None],
-        *,
-        image: str = "",
+        environment: dict[str, str],
     ) -> ContainerConnection:
-        """A connection for one job, which begins when it is first asked for something; see there.
-
-        `image` is the digest of what runs there; "" is a command of this machine.
-        """
+        """A connection for one job, which begins when it is first asked for something; see there."""
         container = record.manifest.container
         assert container is not None
         if self._session is None:
             self._session = open_session()
-        return ContainerConnection(self._session, address, container, job, input, self._timeout, done, image=image)
+        return ContainerConnection(self._session, address, container, job, input, self._timeout, done, environment)
 
     async def aclose(self) -> None:
         if self._session is not None:

@@ -66,7 +66,7 @@ class ContainerConnection(WorkerConnection):
         input: The object as a part of an open file; its descriptor is duplicated.
         progress_timeout: Seconds without a byte in either direction after which the container counts as hung.
         done: Called once, when the connection closes; True if the container was lost.
-        image: Digest of what runs there; "" is a command of this machine.
+        environment: What its results depend on, as `wire.Hello.environment`; a container can't say it itself.
     """
 
     def __init__(
@@ -78,11 +78,9 @@ class ContainerConnection(WorkerConnection):
         input: FileSpan | None,  # noqa: A002 (as in Runner.connect)
         progress_timeout: float,
         done: Callable[[bool], None],
-        *,
-        image: str = "",
+        environment: dict[str, str],
     ) -> None:
-        runs = {"image": image} if image else {"command": " ".join(container.command)}
-        self.hello = wire.Hello(worker=address, content_type=container.content_type, environment=runs)
+        self.hello = wire.Hello(worker=address, content_type=container.content_type, environment=environment)
         self._session = session
         self._container = container
         self._job = job

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from shardgate_gateway.errors import PackageInvalid
 from shardgate_gateway.etl.container.client import ContainerClient
+from shardgate_gateway.etl.generation import options_digest
 
 if TYPE_CHECKING:
     from shardgate import wire
@@ -62,7 +63,8 @@ class LocalContainers:
                 runtime.doubt()
 
         try:
-            return self._client.connection(runtime.folder.address(), record, job, input, done)
+            environment = {"options": options_digest(record.options)}
+            return self._client.connection(runtime.folder.address(), record, job, input, done, environment)
         except BaseException:
             done(True)
             raise

@@ -15,6 +15,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from shardgate_gateway.etl import generation
 from shardgate_gateway.etl.kubernetes import names
 from shardgate_gateway.etl.kubernetes.pod_limits import quantity
 from shardgate_gateway.etl.kubernetes.pod_template import kept
@@ -308,7 +309,11 @@ class Manifests:
         return merged
 
     def _environment(self, record: TransformRecord, more: dict[str, str]) -> list[Object]:
-        about: Object = {"SHARDGATE_TRANSFORM_ID": record.id, "SHARDGATE_GATEWAY_URL": self._gateway_url}
+        about: Object = {
+            "SHARDGATE_TRANSFORM_ID": record.id,
+            "SHARDGATE_GATEWAY_URL": self._gateway_url,
+            generation.OPTIONS_VARIABLE: generation.options_digest(record.options),
+        }
         fields = {"SHARDGATE_POD": "metadata.name", "SHARDGATE_NODE": "spec.nodeName"}
         return [
             *({"name": name, "value": value} for name, value in (about | more | record.options.env).items()),

@@ -192,7 +192,7 @@ class KubernetesRunner(Runner):
     ) -> WorkerConnection:
         """A container begins when its first bytes are asked for; that it can be reached is to be known before."""
         endpoint = place.endpoint
-        images = await self._images(place, record)
+        environment = {"image": await self._images(place, record), "spec": self._view.spec(endpoint.pod)}
         (await connect(endpoint.address, endpoint.port)).close()
         host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
 
@@ -200,7 +200,7 @@ class KubernetesRunner(Runner):
             if place.running:
                 place.release()
 
-        return self._containers.connection(f"{host}:{endpoint.port}", record, job, file, done, image=images)
+        return self._containers.connection(f"{host}:{endpoint.port}", record, job, file, done, environment)
 
     def _stopped(self, transform_id: str) -> bool:
         deployment = self._view.deployment(transform_id)

@@ -64,6 +64,10 @@ class ClusterView:
         """Digests of the images that this pod runs; "" while the API server has not said so."""
         return str(self.pods.items.get(pod, {}).get("images", ""))
 
+    def spec(self, pod: str) -> str:
+        """Digest of the template that this pod was made of."""
+        return annotations_of(self.pods.items.get(pod, {"metadata": {}})).get(names.ANNOTATION_SPEC, "")
+
     async def wait_for_change(self, transform_id: str, seconds: float) -> None:
         """Return at the next change of anything of this transform, or after so many seconds."""
         event = self._changed.setdefault(names.transform_label(transform_id), asyncio.Event())

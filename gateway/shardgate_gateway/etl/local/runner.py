@@ -19,6 +19,7 @@ from shardgate_gateway import metrics
 from shardgate_gateway.errors import Busy, PackageInvalid, WorkerLost
 from shardgate_gateway.etl.connection import StreamConnection
 from shardgate_gateway.etl.container.local import MODULE, LocalContainers, check_local
+from shardgate_gateway.etl.generation import OPTIONS_VARIABLE, options_digest
 from shardgate_gateway.etl.local import limits
 from shardgate_gateway.etl.local.interpreter import Interpreter
 from shardgate_gateway.etl.local.logfile import LogFile
@@ -162,8 +163,9 @@ class LocalRunner(Runner):
         flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
         # -P: what user code leaves in its working directory is never imported in place of a library.
         module = "shardgate_runtime" if record.manifest.container is None else MODULE
-        variables = [f"{name}={value}" for name, value in record.options.env.items()]
-        return [*(["env", *variables] if variables else []), self._interpreter.path, "-P", "-m", module, *flags]
+        variables = {OPTIONS_VARIABLE: options_digest(record.options)} | record.options.env
+        setting = ("env", *(f"{name}={value}" for name, value in variables.items()))
+        return [*setting, self._interpreter.path, "-P", "-m", module, *flags]
 
     async def _hand_over(
         self, record: TransformRecord, runtime: LocalRuntime, job: wire.Job, file: FileSpan | None

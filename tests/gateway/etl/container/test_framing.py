@@ -22,12 +22,14 @@ async def result(url: str) -> bytes:
     container = wire.Container(method="get")
     async with open_session() as session:
         address = url.removeprefix("http://")
-        connection = ContainerConnection(session, address, container, job("http://gateway/a"), None, 10, lambda _: None)
+        connection = ContainerConnection(
+            session, address, container, job("http://gateway/a"), None, 10, lambda _: None, {}
+        )
         try:
             data = b""
             while isinstance(part := await connection.receive(), Chunk):
                 data += bytes(part.data)
-            assert isinstance(part, wire.Stats)
+            assert isinstance(part, wire.End)
             return data
         finally:
             connection.close()
