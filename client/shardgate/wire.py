@@ -36,7 +36,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgpack
 
-from shardgate.records import pack_record, unpack_record
+from shardgate.records import RecordError, pack_record, unpack_record
 from shardgate.text import safe_line, safe_text
 
 DEFAULT_PORT = 51080
@@ -360,7 +360,18 @@ class Hello:
     @classmethod
     def unpack(cls, payload: bytes | bytearray) -> Hello:
         hello = unpack_record(cls, payload)
-        return replace(hello, worker=safe_line(hello.worker, 200), death=hello.death.safe() if hello.death else None)
+        if len(hello.environment) > MAX_ENVIRONMENT:
+            raise RecordError(
+                f"Hello.environment: it has {len(hello.environment)} entries, more than {MAX_ENVIRONMENT}"
+            )
+        return replace(
+            hello,
+            worker=safe_line(hello.worker, 200),
+            death=hello.death.safe() if hello.death else None,
+            environment={
+                safe_line(name, MAX_FACT): safe_line(value, MAX_FACT) for name, value in hello.environment.items()
+            },
+        )
 
 
 @dataclass(slots=True)
@@ -422,6 +433,10 @@ class End:
         return unpack_record(cls, payload)
 
 
+MAX_ENVIRONMENT = 128
+"""Entries of HELLO's environment, which the gateway keeps in its database."""
+MAX_FACT = 200
+"""Characters of each name and value there."""
 MAX_HINT = 1024
 MAX_KEY = 1024
 MAX_TRACEBACK = 16 << 10

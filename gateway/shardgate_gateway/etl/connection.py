@@ -15,8 +15,9 @@ so only a sealed one is mapped.
 **Acknowledging.** ACKs are sent when a quarter of the ring is done with, and always before waiting: a worker that waits
 for space while we wait for bytes would be a deadlock.
 
-**A worker is not trusted.** It runs user code, so lengths, offsets and the values of records are checked; what breaks
-the rules is lost.
+**A worker is not trusted.** It runs user code, so lengths, offsets, descriptors and the values of records are checked;
+what breaks the rules is lost. One that sends without a pause, frames without a byte for example, never makes us wait,
+so the loop gets its turn every few frames.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
 BUFFER_BYTES = 64 << 10
 WAKE_BYTES = 256 << 10
 """Of a frame that is under way, this much at a time is worth waking up for, or what is left of it."""
+MAX_DESCRIPTORS = 4
+"""With a HELLO, which needs one: a worker could hand over all that this process may have open."""
+TURN_FRAMES = 64
+"""After so many frames for which nobody had to wait, others have their turn."""
 _SPAN_BYTES = wire.CHECKPOINT.size + wire.SPAN.size
 
 
@@ -71,6 +76,8 @@ class StreamConnection(WorkerConnection):
         self._outgoing = bytearray()
         self._low_water = 1
         self._watching = False
+        self._frames = 0
+        """Since the loop had a turn."""
         self._waiter: asyncio.Future[None] | None = None
 
     async def start(self, job: wire.Job, input_fd: int | None) -> None:
@@ -101,6 +108,10 @@ class StreamConnection(WorkerConnection):
         self._timeout = self._progress_timeout
 
     async def receive(self) -> Chunk | wire.End | wire.Failure:
+        self._frames += 1
+        if self._frames > TURN_FRAMES:
+            self._frames = 0
+            await asyncio.sleep(0)
         try:
             kind, length = await self._header()
             if kind == wire.FrameType.SPAN and length == _SPAN_BYTES:
@@ -170,11 +181,13 @@ class StreamConnection(WorkerConnection):
         descriptors: list[int] = []
 
         def receive(view: memoryview) -> int:
-            space = socket.CMSG_SPACE(4 * 4)
+            space = socket.CMSG_SPACE(MAX_DESCRIPTORS * 4)
             count, ancillary, _, _ = self._sock.recvmsg_into([view], space, socket.MSG_CMSG_CLOEXEC)
             for level, kind, data in ancillary:
                 if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
                     descriptors.extend(memoryview(data)[: len(data) // 4 * 4].cast("i"))
+            if len(descriptors) > MAX_DESCRIPTORS:
+                raise WorkerLost(f"a worker sent {len(descriptors)} descriptors with its HELLO, which needs one")
             return count
 
         try:
@@ -268,6 +281,7 @@ class StreamConnection(WorkerConnection):
     async def _readable(self) -> None:
         """Wait until there is something to read. The loop keeps watching between two waits, for the next is near."""
         self._waiter = waiter = self._loop.create_future()
+        self._frames = 0
         timer = self._loop.call_later(self._timeout, _expire, waiter) if self._timeout is not None else None
         if not self._watching:
             self._loop.add_reader(self._sock.fileno(), self._wake)

@@ -20,8 +20,9 @@ it. Such a stream is `anchored`: every worker begins at the first byte, and the 
 bad luck (somebody's SIGKILL, the machine out of memory), so a sample is poison when it was named twice, or once if the
 cause is certain. Poison is part of the next job, whose worker treats it by the transform's error policy.
 
-**When to give up.** After `attempts` lost workers without a new whole sample and without new poison. There are finitely
-many samples, so every stream ends.
+**When to give up.** After `attempts` lost workers without a new whole sample and without new poison, or when there is
+too much poison. A worker runs user code and may make up samples without end, so a checkpoint counts as progress only
+if it is further on in the input, too.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 CERTAIN = 2
 """Deaths that make a sample poison."""
+MAX_POISON = 1000
+"""Samples of one stream that may kill workers; each of them is named in every job after it."""
 
 
 @dataclass(slots=True)
@@ -125,7 +128,7 @@ class Progress:
         self.delivered += count
         if self.anchored or not checkpoint.whole or self._at < self.delivered:
             return
-        if checkpoint.next_sample > self.sample:
+        if checkpoint.next_sample > self.sample and checkpoint.next_input > self.input:
             self.losses = 0
         self.sample, self.input, self.output = checkpoint.next_sample, checkpoint.next_input, self._at
         self._tail = xxhash.xxh3_128()
@@ -148,13 +151,23 @@ class Progress:
         self._unexplained = True
 
     def explain(self, death: wire.Death | None) -> bool:
-        """Take what HELLO said of the last death. True if there is new poison, which the running job does not know."""
+        """Take what HELLO said of the last death. True if there is new poison, which the running job does not know.
+
+        Raises:
+            TransformError: There is too much of it.
+        """
         unexplained, self._unexplained = self._unexplained, False
         if death is None or not unexplained or death.sample is None or death.sample in self.poison:
             return False
         self._suspects[death.sample] += 1
         if not death.deterministic and self._suspects[death.sample] < CERTAIN:
             return False
+        if len(self.poison) >= MAX_POISON:
+            raise TransformError(
+                f"{self.label}: more than {MAX_POISON} samples killed their workers, the last one sample "
+                f"{death.sample}: {death.reason}",
+                hint="mend what the function does to its process; the transform's log shows it",
+            )
         self.poison[death.sample] = death.reason or "the worker died"
         self.losses = 0
         return True

@@ -216,7 +216,8 @@ class Registry:
         if known == record:
             return record
         row = await self._database.write(lambda session: _learn(session, known))
-        self._lookups.clear()
+        for name in [name for name, (found, _) in self._lookups.items() if found.id == known.id]:
+            del self._lookups[name]  # alone: workers that say something new each time shall not slow others down
         return _record(row)
 
     async def page(self, after: str = "", limit: int = PAGE) -> tuple[list[TransformRecord], str]:

@@ -227,7 +227,7 @@ class Relay:
         patience = self._settings.release_seconds
         outcome: Outcome = "released"
         while outcome != "completed":
-            attempt = _Attempt(progress.sample, progress.delivered, patience)
+            attempt = _Attempt(progress.sample, progress.delivered, patience, has_stage_before=bool(request.before))
             try:
                 token = self._sign([_scope(request)])  # anew for each attempt: it is good for minutes
                 connection = await self._connect(request, progress.resume(replace(job, token=token)))
@@ -383,6 +383,7 @@ class _Attempt:
 
     Attributes:
         patience: Seconds that it waits for a reader that pauses.
+        has_stage_before: Its input is the result of an earlier stage; without one, none can have failed or be busy.
         outcome: What it is if nothing else happens: the reader leaves.
         gaps: A sample was left out for a cause that may pass.
     """
@@ -390,6 +391,7 @@ class _Attempt:
     first_sample: int
     first_byte: int
     patience: float
+    has_stage_before: bool = False
     outcome: Outcome = "abandoned"
     reported: wire.Stats | None = None
     gaps: bool = False
@@ -404,9 +406,9 @@ class _Attempt:
     def fail(self, failure: wire.Failure, label: str) -> NoReturn:
         """Account for a FAIL and raise what it means, naming the shard."""
         self.end("failed", failure.stats)
-        if failure.code == "stage_failed":
+        if failure.code == "stage_failed" and self.has_stage_before:
             raise TransformError(failure.message, hint=failure.hint)
-        if failure.code == "stage_busy":
+        if failure.code == "stage_busy" and self.has_stage_before:
             raise _StageBusy(failure.message, hint=failure.hint)
         message = failure.message if label in failure.message else f"{label}: {failure.message}"
         if failure.code == "sample_failed":
@@ -421,7 +423,7 @@ class _Attempt:
     def stats(self, progress: Progress) -> wire.Stats:
         """What the worker reported, or what is known of one that could not."""
         done = wire.Stats(
-            samples_in=progress.sample - self.first_sample,
+            samples_in=max(0, progress.sample - self.first_sample),
             samples_gaps=int(self.gaps),
             bytes_out=progress.delivered - self.first_byte,
         )

@@ -374,3 +374,46 @@ async def test_a_runtime_that_dies_while_we_wait_for_a_worker_is_lost(worker: Wo
     with pytest.raises(WorkerLost):
         await waiting
     connection.close()
+
+
+async def test_a_worker_that_sends_without_a_pause_never_keeps_the_loop_from_others(worker: Worker) -> None:
+    connection = await connected(worker)
+    frame = wire.FRAME.pack(FrameType.SPAN, 30) + wire.CHECKPOINT.pack(*AT) + wire.SPAN.pack(0, 0)
+    worker.sock.sendall(frame * 1000)
+    turns: list[int] = []
+    asyncio.get_running_loop().call_soon(turns.append, 1)
+    for _ in range(1000):
+        await connection.receive()
+    assert turns
+    connection.close()
+
+
+async def test_descriptors_that_a_worker_heaps_upon_us_are_given_back(worker: Worker) -> None:
+    before = open_descriptors()
+    payload = wire.Hello(worker="w0", ring_size=RING).pack()
+    for byte in (wire.FRAME.pack(FrameType.HELLO, len(payload)) + payload)[:30]:
+        socket.send_fds(worker.sock, [bytes((byte,))], [worker.ring_fd] * 4)
+    connection = StreamConnection(worker.gateway, 5, RING)
+    with pytest.raises(WorkerLost, match="descriptors"):
+        await connection.start(JOB, None)
+    connection.close()
+    assert open_descriptors() <= before
+
+
+@pytest.mark.parametrize("entries", [wire.MAX_ENVIRONMENT + 1, 4000])
+async def test_an_environment_of_thousands_of_entries_is_refused(worker: Worker, entries: int) -> None:
+    payload = wire.Hello(environment={str(number): "1" for number in range(entries)}).pack()
+    worker.send(FrameType.HELLO, payload)
+    connection = StreamConnection(worker.gateway, 5)
+    with pytest.raises(WorkerLost, match="environment"):
+        await connection.start(JOB, None)
+    connection.close()
+
+
+async def test_what_a_worker_says_of_its_environment_is_short_and_on_one_line(worker: Worker) -> None:
+    worker.send(FrameType.HELLO, wire.Hello(environment={"a\nb": "c\x1b[2J\n" + "x" * 10_000}).pack())
+    connection = StreamConnection(worker.gateway, 5)
+    await connection.start(JOB, None)
+    ((name, value),) = connection.hello.environment.items()
+    assert (name, value[:8], len(value)) == ("a\\nb", "c\\x1b[2J", wire.MAX_FACT)
+    connection.close()

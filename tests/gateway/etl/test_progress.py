@@ -206,3 +206,23 @@ def test_a_function_that_draws_anew_gives_whole_samples_or_breaks_off(
     assert len(got) == ends[-1]
     if not checkpoints:
         assert len({(sample[0] - index) % 251 for index, sample in enumerate(samples)}) == 1, "all are of one run"
+
+
+def test_workers_that_blame_ever_new_samples_come_to_an_end() -> None:
+    progress = Progress(attempts=3, label="gcp://bucket/key")
+    for sample in range(1000):
+        progress.resume(JOB)
+        progress.lost()
+        assert progress.explain(wire.Death(sample, "", "killed", deterministic=True))
+    progress.lost()
+    with pytest.raises(TransformError, match="more than 1000 samples killed their workers"):
+        progress.explain(wire.Death(1000, "", "killed", deterministic=True))
+
+
+def test_samples_that_take_no_input_are_no_progress() -> None:
+    progress = Progress(attempts=3)
+    for sample in range(1, 4):
+        progress.resume(JOB)
+        take(progress, b"", wire.Checkpoint(sample, 0, whole=True))
+        progress.lost()
+    assert progress.exhausted

@@ -372,3 +372,12 @@ async def test_an_end_that_does_not_fit_what_came_is_not_a_success() -> None:
     stream, _ = relay(LyingRunner([b"one", "end"], ["end"], ["end"]), attempts=3)
     with pytest.raises(WorkerLost, match="said that there are"):
         await collect(stream, request())
+
+
+@pytest.mark.parametrize("code", ["stage_busy", "stage_failed"])
+async def test_a_worker_that_has_no_stage_before_it_blames_none(code: str) -> None:
+    runner = ScriptedRunner(*[[wire.Failure(code, "it was not me")] for _ in range(4)])
+    streaming, _ = relay(runner, attempts=4)
+    with pytest.raises(WorkerLost, match="it was not me"):
+        await collect(streaming, request())
+    assert not runner.scripts
