@@ -58,6 +58,8 @@ class ObjectReader(io.RawIOBase):
         self._label = label
         self._sleep = sleep
         self._failures = 0
+        self._place: dict[str, str] = {}
+        """What keeps our place in the line for a worker, as a header."""
         self.position = 0
         self._response = self._first()
         self.headers = self._response.headers
@@ -111,7 +113,7 @@ class ObjectReader(io.RawIOBase):
     def _first(self) -> BaseHTTPResponse:
         while True:
             try:
-                return self._transport.request("GET", self._target)
+                return self._transport.request("GET", self._target, headers=self._place)
             except Busy as error:
                 self._wait(error)
             except GatewayUnreachable as error:
@@ -152,7 +154,7 @@ class ObjectReader(io.RawIOBase):
     def _rest(self) -> BaseHTTPResponse:
         # Also from byte 0: a result is then made whole before it is answered, so the cause of its failure is.
         start = 0 if self._is_remade else self.position
-        headers = {"Range": f"bytes={start}-"}
+        headers = {"Range": f"bytes={start}-", **self._place}
         if not self.etag.startswith("W/"):
             headers["If-Match"] = self.etag
         try:
@@ -195,7 +197,11 @@ class ObjectReader(io.RawIOBase):
             )
 
     def _wait(self, cause: Exception) -> None:
-        """Sleep before another try, or raise if there were enough of them."""
+        """Sleep before another try, or raise if there were enough of them; who has a place in a line waits on."""
+        if isinstance(cause, Busy) and cause.place:
+            self._place = {wire.PLACE_HEADER: cause.place}
+            self._sleep(min(cause.retry_after or BACKOFF_SECONDS, 30.0))
+            return
         self._failures += 1
         if self._failures >= ATTEMPTS:
             if isinstance(cause, Busy) or (not self.position and isinstance(cause, GatewayUnreachable)):

@@ -130,7 +130,9 @@ class Conflict(GatewayError):
 
 
 class Busy(GatewayError):
-    pass
+    """All workers are taken, or the gateway is. `place` is what keeps our place in the line, where there is one."""
+
+    place = ""
 
 
 class UpstreamFailed(GatewayError):

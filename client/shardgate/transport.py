@@ -25,7 +25,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, MaxRetryError, Ne
 
 from shardgate import wire
 from shardgate.error_header import unpack_error
-from shardgate.errors import BY_CODE, BY_STATUS, GatewayError, GatewayUnreachable, InvalidName
+from shardgate.errors import BY_CODE, BY_STATUS, Busy, GatewayError, GatewayUnreachable, InvalidName
 from shardgate.framing import BODYLESS, FRAMING_HINT, Framing, framing
 from shardgate.pools import pool_manager
 from shardgate.reach import Reach
@@ -224,7 +224,7 @@ def error_from(response: BaseHTTPResponse) -> GatewayError:
     code = safe_line(said.get("code", ""), 200)
     kind = BY_CODE.get(code) or BY_STATUS.get(response.status, GatewayError)
     retry_after = response.headers.get("Retry-After", "")
-    return kind(
+    error = kind(
         safe_text(said.get("message") or f"HTTP status {response.status} {response.reason or ''}".strip(), MAX_MESSAGE),
         hint=safe_text(said.get("hint", ""), MAX_MESSAGE),
         status=response.status,
@@ -232,6 +232,9 @@ def error_from(response: BaseHTTPResponse) -> GatewayError:
         request_id=safe_line(said.get("request_id") or response.headers.get(wire.REQUEST_ID_HEADER, ""), 200),
         retry_after=float(retry_after) if retry_after.isdecimal() else None,
     )
+    if isinstance(error, Busy):
+        error.place = safe_line(response.headers.get(wire.PLACE_HEADER, ""), 200)
+    return error
 
 
 def _beginning_of(response: BaseHTTPResponse) -> bytes:

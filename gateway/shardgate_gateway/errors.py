@@ -90,7 +90,10 @@ class PackageInvalid(GatewayError):
 
 
 class Busy(GatewayError):
+    """`place`, where it is not empty, keeps the asker's place in the line."""
+
     code = "busy"
+    place = ""
 
 
 class UpstreamError(GatewayError):

@@ -224,6 +224,12 @@ class EtlSettings(Group):
         ge=1,
         description="Requests per transform and process that may wait for a worker; more get 503 with Retry-After.",
     )
+    queue_seconds: float = Field(
+        120,
+        gt=0,
+        description="Seconds that a request may wait for its transform to start and for a worker; then 503 with "
+        "Retry-After. Our client asks again, and keeps its place. Readers should allow a silence of more than this.",
+    )
     args_bytes: int = Field(4096, ge=0, description="Bytes of the `args` that a request may hand to its transform.")
     package_bytes: int = Field(512 * MIB, ge=1, description="Bytes of the largest transform package accepted.")
     environment_bytes: int = Field(

@@ -280,6 +280,19 @@ class Tokens:
         said = f"member\0{name}\0{url}\0{challenge}"
         return hmac.digest(self._keys.value[0].encode(), said.encode(errors="replace"), "sha256").hex()
 
+    def seal(self, text: str, about: str) -> str:
+        """`text` with an HMAC, for somebody to bring back; it is good for nothing but what it is about."""
+        self._refresh()
+        return f"{text}.{_seal(self._keys.value[0], text, about)}"
+
+    def unseal(self, sealed: str, about: str) -> str | None:
+        """What `seal` was given, at any gateway with the same key; None for anything else."""
+        text, _, seal = sealed.rpartition(".")
+        self._refresh()
+        given = seal.encode(errors="replace")
+        good = any(hmac.compare_digest(_seal(key, text, about).encode(), given) for key in self._keys.value)
+        return text if good else None
+
     def check(self, bearer: str | None) -> Grant:
         """What the bearer of a token may do.
 
@@ -478,6 +491,10 @@ def _object_patterns(text: str, pattern: str) -> tuple[str, str, str]:
         return (provider if provider == "*" else canonical(provider)), bucket, key
     except ValueError as error:
         raise BadRequest(f"the scope {text!r}: {error}", hint=_PATTERN) from None
+
+
+def _seal(key: str, text: str, about: str) -> str:
+    return hmac.digest(key.encode(), f"seal\0{text}\0{about}".encode(errors="replace"), "sha256").hex()[:32]
 
 
 def _digest(token: str) -> bytes:

@@ -14,7 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raw_answers import CUT, ENDING, ENDLESS, answering
 
-from shardgate import Busy, Client, GatewayUnreachable, NotFound, ObjectChanged, TransferIncomplete, download, notices
+from shardgate import (
+    Busy,
+    Client,
+    GatewayUnreachable,
+    NotFound,
+    ObjectChanged,
+    TransferIncomplete,
+    download,
+    notices,
+    wire,
+)
 from shardgate.notices import ResultWarning
 from shardgate.wds_opener import open_url
 
@@ -111,6 +121,22 @@ def test_a_busy_gateway_is_asked_again_and_at_last_believed(client: Client, gate
     gateway.faults = [Fault(status=503)] * 9
     with pytest.raises(Busy):
         client.get("gcp://b", "k")
+
+
+def test_a_reader_that_has_a_place_in_the_line_waits_on_and_keeps_it(gateway: FakeGateway) -> None:
+    from shardgate.transport import Transport
+
+    slept: list[float] = []
+    tries = 4 * download.ATTEMPTS
+    gateway.faults = [Fault(status=503, headers={"Retry-After": "2", wire.PLACE_HEADER: "17.5.abc"})] * tries
+    transport = Transport(gateway.url, None, 10)
+    url = Client(gateway.url).object_url("gcp://b", "k")
+    with download.ObjectReader(transport, url, "k", sleep=slept.append) as reader:
+        assert reader.readall() == BODY
+    transport.close()
+    assert slept == [2.0] * tries
+    places = [headers.get(wire.PLACE_HEADER) for _, _, headers in gateway.requests]
+    assert places == [None] + ["17.5.abc"] * tries
 
 
 def test_a_retry_waits_as_long_as_the_gateway_asks(gateway: FakeGateway) -> None:

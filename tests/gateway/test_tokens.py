@@ -370,6 +370,21 @@ def test_a_proof_is_of_one_name_at_one_address_for_one_challenge_under_one_key(t
     assert Tokens(AuthSettings(), "").prove("a", "http://10.0.0.1:51080", "x") == ""
 
 
+def test_a_note_is_taken_back_as_it_was_given_and_for_what_it_is_about(tmp_path: Path) -> None:
+    here, there = Tokens(users(tmp_path / "a"), ""), Tokens(users(tmp_path / "b"), "")
+    note = here.seal("17.5", "/a")
+    assert there.unseal(note, "/a") == "17.5"
+    for odd, about in (
+        (note, "/b"),
+        (f"0{note}", "/a"),
+        (note[:-1], "/a"),
+        ("", "/a"),
+        ("0.", "/a"),
+        ("\udcff.\udcff", "/a"),
+    ):
+        assert there.unseal(odd, about) is None
+
+
 def test_scopes_of_a_newer_gateway_mean_nothing_and_break_nothing(tmp_path: Path) -> None:
     claims = {"iss": "shardgate", "sub": "new", "scopes": ["console:use", 7, "transforms:use"], "exp": 2**40}
     granted = Tokens(users(tmp_path / "a"), "").check(jwt.encode(claims, KEY, "HS256"))

@@ -261,6 +261,15 @@ class Relay:
             log.warning("what a worker found out about %s is forgotten: %s", record.id, error)
 
     async def _connect(self, request: TransformRequest, job: wire.Job) -> WorkerConnection:
+        seconds = self._settings.queue_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._wait_for_worker(request, job)
+        except TimeoutError:
+            text = f"no worker of {request.record.id} was ready and free for {seconds:g} s"
+            raise Busy(text, hint="ask again, or add workers", retry_after=1.0) from None
+
+    async def _wait_for_worker(self, request: TransformRequest, job: wire.Job) -> WorkerConnection:
         await self._start(request)
         if request.before:
             return await self._hand_over(request, job, None)

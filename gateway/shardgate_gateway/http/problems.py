@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
+from shardgate import wire
 from shardgate_gateway import errors
 from shardgate_gateway.errors import GatewayError
 
@@ -122,5 +123,6 @@ def _headers(error: GatewayError, status: int) -> Mapping[str, str]:
     if isinstance(error, errors.Unauthenticated):
         return {hdrs.WWW_AUTHENTICATE: 'Bearer realm="shardgate"'}
     if status in (429, 503):
-        return {hdrs.RETRY_AFTER: str(math.ceil(error.retry_after or RETRY_SECONDS))}
+        place = {wire.PLACE_HEADER: error.place} if isinstance(error, errors.Busy) and error.place else {}
+        return {hdrs.RETRY_AFTER: str(math.ceil(error.retry_after or RETRY_SECONDS)), **place}
     return {}

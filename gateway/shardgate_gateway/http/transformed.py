@@ -10,6 +10,7 @@ is ignored and the whole result comes with status 200, as HTTP allows.
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,8 @@ from aiohttp import hdrs
 
 from shardgate import wire
 from shardgate.text import safe_line
-from shardgate_gateway.errors import BadRequest, GenerationChanged, TransformChanged
+from shardgate_gateway.errors import BadRequest, Busy, GenerationChanged, TransformChanged
+from shardgate_gateway.etl.line import SINCE
 from shardgate_gateway.etl.pipeline import resolve_pipeline
 from shardgate_gateway.etl.results import Query
 from shardgate_gateway.http import members
@@ -42,6 +44,29 @@ log = logging.getLogger(__name__)
 
 
 async def get(service: Service, call: Call, target: ObjectTarget, source: Source) -> Sent:
+    """Answer a GET; who waited for a worker in vain is told how to keep their place (`etl/line.py`)."""
+    since = _came_at(service, call)
+    context = SINCE.set(since)
+    try:
+        return await _get_steadily(service, call, target, source)
+    except Busy as error:
+        error.place = service.tokens.seal(f"{since:.3f}", _asked(call))
+        raise
+    finally:
+        SINCE.reset(context)
+
+
+def _came_at(service: Service, call: Call) -> float:
+    """When the reader first asked, as we told it ourselves, or now."""
+    told = service.tokens.unseal(call.headers.get(wire.PLACE_HEADER, ""), _asked(call))
+    return time.time() if told is None else float(told)
+
+
+def _asked(call: Call) -> str:
+    return f"{call.path}?{call.query}"
+
+
+async def _get_steadily(service: Service, call: Call, target: ObjectTarget, source: Source) -> Sent:
     """Answer a GET. What turns out to have another name while it is asked for, before a byte was sent, is asked again.
 
     Raises:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from shardgate_gateway import metrics
 from shardgate_gateway.errors import Busy, WorkerLost
+from shardgate_gateway.etl.line import waiting_since
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -52,6 +53,10 @@ class Closable(Protocol):
 
 
 C = TypeVar("C", bound=Closable)
+
+
+Number = tuple[float, int]
+"""Of who stands in line: when they first came, then as they come."""
 
 
 class Place:
@@ -102,7 +107,7 @@ class Dispatcher:
         self._routes = routes
         self._max_waiting = max_waiting
         self._numbers = itertools.count()
-        self._line: dict[int, _Waiter] = {}
+        self._line: dict[Number, _Waiter] = {}
         self._waiting = self._running = 0
         self._used_at = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
@@ -170,7 +175,7 @@ class Dispatcher:
             WorkerLost: Pods are ready, and none takes the job.
         """
         with self.waiting():
-            number = next(self._numbers)
+            number = waiting_since(), next(self._numbers)
             failures = 0
             place = await self._place(number)
             while True:
@@ -184,7 +189,7 @@ class Dispatcher:
                         raise self._unreachable(place, error) from error
                     place = await self._place(number)
 
-    async def _place(self, number: int) -> Place:
+    async def _place(self, number: Number) -> Place:
         """Wait for a place, in the order of numbers."""
         future = self._stand_in_line(number, None)
         try:
@@ -202,7 +207,7 @@ class Dispatcher:
                 raise NoPods(self._id)
         return future.result()
 
-    async def _open(self, open: Callable[[Place], Coroutine[Any, Any, C]], place: Place, number: int) -> C:  # noqa: A002
+    async def _open(self, open: Callable[[Place], Coroutine[Any, Any, C]], place: Place, number: Number) -> C:  # noqa: A002
         opening = asyncio.create_task(open(place))
         try:
             await asyncio.wait({opening}, timeout=PATIENCE_SECONDS)
@@ -221,7 +226,7 @@ class Dispatcher:
         self._running += 1
         return connection
 
-    async def _stuck(self, opening: asyncio.Future[C], pod: Pod, number: int) -> None:
+    async def _stuck(self, opening: asyncio.Future[C], pod: Pod, number: Number) -> None:
         """Return when the pod took the job; raise `_Elsewhere` with a place at another pod if that is there first."""
         pod.stuck += 1
         better = self._stand_in_line(number, pod)
@@ -239,7 +244,7 @@ class Dispatcher:
             raise _Elsewhere(better.result())
         _refuse(better)
 
-    def _stand_in_line(self, number: int, stuck_at: Pod | None) -> asyncio.Future[Place]:
+    def _stand_in_line(self, number: Number, stuck_at: Pod | None) -> asyncio.Future[Place]:
         future: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
         self._line[number] = _Waiter(future, stuck_at)
         self._match()

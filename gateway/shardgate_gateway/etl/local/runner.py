@@ -1,9 +1,9 @@
 """Workers as processes of this machine: the embedded default, and what a gateway without a cluster uses.
 
 Each transform has one runtime here (`runtime.py`), a parent that loaded the package and forks workers, each of which
-takes one connection at a time. The listening socket's queue is the queue for workers: a connection waits there until a
-worker is idle, and how many may wait is bounded. A shard that lies in a cache file goes to the worker as an open
-descriptor.
+takes one connection at a time. A connection waits in the listening socket's queue until a worker is idle; as many as
+there are workers may be in there, the others stand in line before it (`etl/line.py`), and how many is bounded. A shard
+that lies in a cache file goes to the worker as an open descriptor.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ class LocalRunner(Runner):
         runtime.waiting += 1
         metrics.ETL_WAITING.inc()
         try:
-            return await self._hand_over(record, runtime, job, input)
+            async with runtime.line.turn(runtime.workers):
+                return await self._hand_over(record, runtime, job, input)
         finally:
             runtime.waiting -= 1
             metrics.ETL_WAITING.dec()

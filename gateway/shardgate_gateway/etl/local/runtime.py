@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shardgate_gateway.errors import Conflict, LocalStorageError, TransformStartError
+from shardgate_gateway.etl.line import WaitingLine
 from shardgate_gateway.etl.local.process import STOP_SECONDS, RuntimeProcess
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class LocalRuntime:
         self.folder = folder
         self.log_file = log_file
         self.waiting = 0
+        self.line = WaitingLine()
         self.workers = 0
         self._id = transform_id
         self._timeout = start_timeout
