@@ -26,7 +26,7 @@ HELM = os.environ.get("HELM") or str(Path(sys.executable).with_name("helm"))
 
 CHART_DECIDES = {
     "Settings": {"state", "buckets"},
-    "AuthSettings": {"tokens_file", "signing_key_file", "signing_key"},
+    "AuthSettings": {"tokens_file", "signing_key_file", "signing_key", "metrics_token"},
     "ServeSettings": {"host", "port", "token", "workers", "drain_seconds"},
     "CacheSettings": {"dir"},
     "ClusterSettings": {"membership", "name", "url", "members", "dns", "service"},

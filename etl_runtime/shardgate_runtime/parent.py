@@ -23,7 +23,7 @@ import socket
 import sys
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from shardgate.wire import Death
@@ -32,6 +32,7 @@ from shardgate_runtime.listener import host_of, open_listener
 from shardgate_runtime.orphans import children, kill_orphans
 from shardgate_runtime.package import Package, load_package
 from shardgate_runtime.scoreboard import Scoreboard, State
+from shardgate_runtime.secret_digest import secrets_of
 from shardgate_runtime.status_port import StatusPort, View
 from shardgate_runtime.warmup import load_torch, warm_up
 from shardgate_runtime.watchdog import Watchdog
@@ -106,7 +107,9 @@ class Parent:
             self._close_ports()
 
     def _load(self) -> None:
-        self._package = load_package(self._options.package, self._options.transform_id)
+        secrets = secrets_of()  # before code of the user may change its environment
+        package = load_package(self._options.package, self._options.transform_id)
+        self._package = replace(package, environment=package.environment | secrets)
         load_torch(self._package.manifest.requirements)
         try:
             warm_up(self._package.manifest.decoder)

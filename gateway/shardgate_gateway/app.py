@@ -190,7 +190,8 @@ async def _open_etl(
         stack.push_async_callback(_end, publishing)
     else:
         runner = LocalRunner(settings.etl, state.dir, lambda id: registry.package(id))  # noqa: A006, PLW0108 (likewise)
-    registry = Registry(database, packages, settings.etl, runner.check)
+    is_own_store = not settings.state.packages
+    registry = Registry(database, packages, settings.etl, runner.check, is_own_store=is_own_store)
     stack.push_async_callback(registry.aclose)
     registry.start()
     stack.push_async_callback(runner.aclose)

@@ -101,6 +101,9 @@ class AuthSettings(Group):
         description="TOML or JSON file with the tokens of people and programs, each with `name`, `token` and `scopes`; "
         "see docs/http.md. It is read again when it changes.",
     )
+    metrics_token: str = Field(
+        "", description="Bearer token that reads `/metrics` and nothing else, for Prometheus. None by default."
+    )
     anonymous: tuple[str, ...] = Field(
         (),
         description="Scopes of requests without any token, like `read:gcp://public/*`: for readers that can't send "

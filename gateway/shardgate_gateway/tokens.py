@@ -57,7 +57,8 @@ WRITE = "write"
 APPLY = "apply"
 PACKAGE = "package"
 ENVIRONMENT = "environment"
-FLAGS = frozenset({ADMIN, PEER, USE, REGISTER})
+METRICS = "metrics"
+FLAGS = frozenset({ADMIN, PEER, USE, REGISTER, METRICS})
 """Scopes that stand alone."""
 RESOURCES = frozenset({READ, WRITE, APPLY, PACKAGE, ENVIRONMENT})
 """Scopes that name what they are for: `read:gcp://bucket/*`, `package:train-0123456789abcdef`."""
@@ -239,6 +240,7 @@ class Tokens:
 
     def __init__(self, auth: AuthSettings, serve_token: str) -> None:
         self._serve_token = serve_token
+        self._metrics_token = auth.metrics_token
         self._open = not (serve_token or auth.tokens_file)
         for scope in auth.anonymous:
             _parsed(scope)
@@ -267,6 +269,11 @@ class Tokens:
         claims = {"iss": ISSUER, "sub": subject, "scopes": named, "iat": int(now), "exp": math.ceil(now + seconds)}
         self._refresh()
         return jwt.encode(claims, self._keys.value[0], ALGORITHM)
+
+    def derived(self, purpose: str) -> str:
+        """A key for one purpose, the same in all gateways that share the signing key."""
+        self._refresh()
+        return hmac.new(self._keys.value[0].encode(), f"derived for {purpose}".encode(), "sha256").hexdigest()
 
     def prove(self, name: str, url: str, challenge: str) -> str:
         """HMAC of a gateway's name, the address at which it is asked and a challenge, under the shared key.
@@ -346,6 +353,8 @@ class Tokens:
         users, keys = self._users.changed(), self._keys.changed()
         if users or not self._static:
             self._static = {_digest(token): grant for token, grant in self._users.value.items()}
+            if self._metrics_token:
+                self._static[_digest(self._metrics_token)] = Grant(METRICS, frozenset({METRICS}))
             if self._serve_token:
                 self._static[_digest(self._serve_token)] = Grant(ADMIN, frozenset({ADMIN}))
         if users or keys:

@@ -282,7 +282,10 @@ def test_prometheus_scrapes_every_gateway_once_with_a_token() -> None:
 
     assert scraped["spec"]["clusterIP"] == "None", "so each pod is an endpoint of its own"
     assert [port["name"] for port in scraped["spec"]["ports"]] == [endpoint["port"]]
-    assert endpoint["authorization"]["credentials"] == {"name": "shardgate-admin", "key": "token"}
+    reference = {"name": "shardgate-metrics", "key": "token"}
+    assert endpoint["authorization"]["credentials"] == reference, "and not the administrator's"
+    env = {each["name"]: each.get("valueFrom", {}).get("secretKeyRef") for each in _container(objects)["env"]}
+    assert env["SHARDGATE_AUTH__METRICS_TOKEN"] == reference
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
 
 
@@ -310,6 +313,7 @@ def test_credentials_come_from_secrets_that_are_there_already() -> None:
     assert mounts["credentials-gcs"] == "/etc/shardgate/credentials/gcs"
     assert {each["metadata"]["name"] for each in objects if each["kind"] == "Secret"} == {
         "shardgate-admin",
+        "shardgate-metrics",
         "shardgate-signing-key",
     }
 

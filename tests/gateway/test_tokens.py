@@ -198,6 +198,21 @@ def test_without_any_token_everybody_may_do_everything() -> None:
     assert tokens.check("whatever").allows("write", "gcp://b/k")
 
 
+def test_the_metrics_token_opens_nothing_that_has_a_scope() -> None:
+    found = Tokens(AuthSettings(metrics_token="m" * 20), "serve").check("m" * 20)
+    assert found == Grant("metrics", frozenset({"metrics"}))
+    for action in ("admin", "peer", "transforms:use", "transforms:register"):
+        assert not found.allows(action)
+    for action in ("read", "write", "package", "environment"):
+        assert not found.allows(action, "gcp://shards/a")
+
+
+def test_a_derived_key_is_the_same_wherever_the_signing_key_is_and_of_one_purpose() -> None:
+    one, two = (Tokens(AuthSettings(signing_key="k" * 64), "serve") for _ in range(2))
+    assert one.derived("a") == two.derived("a") != one.derived("b")
+    assert one.derived("a") != Tokens(AuthSettings(signing_key="l" * 64), "serve").derived("a")
+
+
 def test_the_serve_token_is_the_admins() -> None:
     tokens = Tokens(AuthSettings(), "tok\u00e9n")
     assert tokens.check("tok\u00e9n") == Grant("admin", frozenset({"admin"}))

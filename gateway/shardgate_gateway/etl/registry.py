@@ -4,10 +4,13 @@ A package is content-addressed: its id holds the digest of its bytes, so the sam
 and new code can never be taken for old. A name is an alias that moves to whatever was registered last under it; old ids
 keep working. The gateway reads the manifest (plain msgpack) and stores the rest unread: it never unpickles.
 
-Rows are in the database, packages in a store. Every row names an object of its own (`packages/<id>/<random>`), which is
-written before the row and deleted after it. So whatever is killed at whatever moment, and however registrations and
-deletions of one id interleave in several gateways, a row always has its package. A crash in between can leave an
-object without a row; `start` has such orphans removed, once they are older than any registration takes.
+Rows are in the database, packages in a store. Every row names an object of its own
+(`packages/<id>/<installation>.<random>`), which is written before the row and deleted after it. So whatever is killed
+at whatever moment, and however registrations and deletions of one id interleave in several gateways, a row always has
+its package. A crash in between can leave an object without a row; `start` has such orphans removed, once they are older
+than any registration takes. Others may have their packages in the same store, with rows in a database that nobody here
+sees: then only objects with the name of our own database are orphans of ours. (Those that an older version left in such
+a store have no name, and stay.)
 
 While the database is away, transforms that were asked for before are still known: a name goes on to mean what it meant
 last.
@@ -41,7 +44,7 @@ from shardgate_gateway.etl.generation import generation_of
 from shardgate_gateway.etl.manifest_check import check_manifest
 from shardgate_gateway.etl.options import TransformOptions
 from shardgate_gateway.etl.stats import Outcome, StatsBook, TransformStats
-from shardgate_gateway.state.tables import AliasRow, TransformRow
+from shardgate_gateway.state.tables import AliasRow, InstallationRow, TransformRow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -106,6 +109,7 @@ class Registry:
         packages: Holds the packages.
         settings: `etl.package_bytes` limits a package.
         check: Raises PackageInvalid or Forbidden for what the runner could never run, or may not.
+        is_own_store: Nobody else has packages there.
     """
 
     def __init__(
@@ -114,6 +118,8 @@ class Registry:
         packages: Store,
         settings: EtlSettings,
         check: Callable[[wire.Manifest, TransformOptions], None],
+        *,
+        is_own_store: bool = True,
     ) -> None:
         self._database = database
         self._packages = packages
@@ -122,6 +128,8 @@ class Registry:
         self._lookups: dict[str, tuple[TransformRecord, float]] = {}
         self._stats = StatsBook(database)
         self._sweeper: asyncio.Task[None] | None = None
+        self._is_own_store = is_own_store
+        self._name = ""
 
     def start(self) -> None:
         """Begin to look for orphans now and then."""
@@ -151,7 +159,7 @@ class Registry:
         known = await self._database.write(lambda session: _update(session, row))
         is_new = known is None
         if known is None:
-            row.package_key = f"{PREFIX}{row.id}/{secrets.token_hex(8)}"
+            row.package_key = f"{PREFIX}{row.id}/{await self._installation()}.{secrets.token_hex(8)}"
             await self._packages.put(row.package_key, _once(package), size=len(package))
             known = await self._database.write(lambda session: _insert(session, row))
             if known.package_key != row.package_key:  # another gateway registered the same package meanwhile
@@ -280,12 +288,17 @@ class Registry:
         self._stats.add(id, stats, outcome)
 
     async def sweep(self) -> int:
-        """Remove packages that no row names, and that are too old to belong to a registration; how many there were.
+        """Remove packages of ours that no row names and no registration is working on; how many there were.
 
         Packages are listed before rows are read: a row that comes later names a package that is newer than those.
         """
         until = datetime.now(UTC) - timedelta(seconds=ORPHAN_SECONDS)
-        old = [meta.key async for meta in self._stored() if meta.last_modified and meta.last_modified < until]
+        ours = "" if self._is_own_store else f"{await self._installation()}."
+        old = [
+            meta.key
+            async for meta in self._stored()
+            if meta.last_modified and meta.last_modified < until and meta.key.rpartition("/")[2].startswith(ours)
+        ]
         if not old:
             return 0
         named = select(TransformRow.package_key)
@@ -294,6 +307,12 @@ class Registry:
             with contextlib.suppress(NotFound):  # another gateway sweeps, too
                 await self._packages.delete(key)
         return len(orphans)
+
+    async def _installation(self) -> str:
+        """The name of the database, made when it is wanted first."""
+        if not self._name:
+            self._name = await self._database.write(_installation)
+        return self._name
 
     async def _stored(self) -> AsyncIterator[ObjectMeta]:
         token = None
@@ -386,6 +405,15 @@ def _delete(session: Session, transform_id: str) -> str:
         raise NotFound(f"there is no transform {transform_id!r}", hint="give its full id, not its name")
     session.execute(delete(TransformRow).where(TransformRow.id == transform_id))
     return row.package_key
+
+
+def _installation(session: Session) -> str:
+    row = session.get(InstallationRow, 1)
+    if row is None:
+        row = InstallationRow(id=1, name=secrets.token_hex(8))
+        session.add(row)
+        session.flush()
+    return row.name
 
 
 def _place(token: str) -> tuple[datetime, str]:

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, DateTime, Float, ForeignKey, LargeBinary, String, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-REVISION = "0004"
+REVISION = "0005"
 """The newest migration."""
 SCHEMA_VERSION = 2
 """In `schema`, where gateways from before the migrations look: they know 1, and refuse all others."""
@@ -93,6 +93,15 @@ class StatsRow(Base):
     abandoned: Mapped[int] = mapped_column(BigInteger, default=0)
     released: Mapped[int] = mapped_column(BigInteger, default=0)
     lost: Mapped[int] = mapped_column(BigInteger, default=0)
+
+
+class InstallationRow(Base):
+    """A name of this database's own, which what is stored outside of it bears."""
+
+    __tablename__ = "installation"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(32))
 
 
 class PayloadRow(Base):

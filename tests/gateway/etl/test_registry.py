@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 import pytest
 from etl import Etl, etl_in, eventually, package_of
+from sqlalchemy import delete
 
 from shardgate import wire
 from shardgate_gateway.errors import BadRequest, LocalStorageError, NotFound, PackageInvalid, UpstreamCorrupt
 from shardgate_gateway.etl import registry as registry_module
 from shardgate_gateway.etl.options import TransformOptions
+from shardgate_gateway.state.tables import TransformRow
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -425,3 +427,25 @@ async def test_registrations_survive_a_gateway_that_is_killed_at_any_moment(
             package = await etl.registry.package(record.id)
             assert wire.transform_id(record.name, package) == record.id
         assert (await etl.registry.resolve("churn")).id in records
+
+
+async def test_installations_that_share_a_package_store_leave_each_other_s_packages_alone(
+    etl: Etl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_module, "ORPHAN_SECONDS", -1.0)
+    async with etl_in(tmp_path / "other") as other:
+        other.registry._packages = etl.registry._packages
+        for registry in (etl.registry, other.registry):
+            registry._is_own_store = False
+        ours = await etl.registry.register(package_of(b"both"), AUTO)
+        theirs = await other.registry.register(package_of(b"both"), AUTO)
+        more = await other.registry.register(package_of(b"theirs"), AUTO)
+        assert await etl.registry.sweep() == await other.registry.sweep() == 0
+        orphan = (await other.database.read(lambda session: session.get(TransformRow, more.id))).package_key
+        await other.database.write(
+            lambda session: session.execute(delete(TransformRow).where(TransformRow.id == more.id))
+        )
+        assert await etl.registry.sweep() == 0
+        assert await other.registry.sweep() == 1
+        assert not (etl.folder / "state" / orphan).exists()
+        assert await etl.registry.package(ours.id) == await other.registry.package(theirs.id)

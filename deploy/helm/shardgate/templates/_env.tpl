@@ -18,6 +18,10 @@
 {{- end }}
 - name: SHARDGATE_SERVE__TOKEN
   valueFrom: {secretKeyRef: {name: {{ include "shardgate.adminSecret" . }}, key: token}}
+{{- with include "shardgate.metricsSecret" . }}
+- name: SHARDGATE_AUTH__METRICS_TOKEN
+  valueFrom: {secretKeyRef: {name: {{ . }}, key: token}}
+{{- end }}
 {{- with include "shardgate.databaseSecret" . }}
 - name: SHARDGATE_STATE__DATABASE
   valueFrom: {secretKeyRef: {name: {{ . }}, key: {{ $.Values.database.secretKey }}}}

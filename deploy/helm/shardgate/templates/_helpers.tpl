@@ -86,6 +86,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- define "shardgate.adminSecret" -}}
 {{ .Values.auth.adminSecret | default (printf "%s-admin" (include "shardgate.fullname" .)) }}
 {{- end -}}
+{{/* Of the token with which Prometheus reads /metrics, where the chart makes one. */}}
+{{- define "shardgate.metricsSecret" -}}
+{{- with .Values.metrics.serviceMonitor }}{{ if and .enabled (not .tokenSecret) }}{{ include "shardgate.fullname" $ }}-metrics{{ end }}{{ end -}}
+{{- end -}}
 {{- define "shardgate.signingKeySecret" -}}
 {{ .Values.auth.signingKeySecret | default (printf "%s-signing-key" (include "shardgate.fullname" .)) }}
 {{- end -}}

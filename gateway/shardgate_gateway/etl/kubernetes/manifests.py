@@ -35,6 +35,7 @@ RUNTIME = "etl"
 """The container that answers."""
 TOKEN_FOLDER = "/var/run/shardgate/token"  # noqa: S105 (a folder)
 TMP = "/tmp"  # noqa: S108 (a volume)
+SECRETS_FOLDER = "/var/run/shardgate/secrets"
 RUN_FOLDER = "/var/run/shardgate/run"
 TERMINATION_LOG = "/dev/termination-log"
 STARTUP_PERIOD = 1
@@ -98,14 +99,14 @@ class Manifests:
         """Of the Deployment, the Service and the Secret."""
         return names.object_name(self._instance, transform_id)
 
-    def secret(self, transform_id: str, token: str) -> Object:
-        """The token with which pods fetch their package."""
+    def secret(self, transform_id: str, token: str, key: str = "") -> Object:
+        """The token with which pods fetch their package, and the key with which they tell versions of Secrets apart."""
         return {
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": self._metadata(transform_id),
             "type": "Opaque",
-            "stringData": {"token": token},
+            "stringData": {"token": token, **({"secrets-key": key} if key else {})},
         }
 
     def service(self, record: TransformRecord) -> Object:
@@ -238,6 +239,11 @@ class Manifests:
             tmp,
             {"name": "run", "emptyDir": {"sizeLimit": disk}},
             {"name": "token", "secret": {"secretName": self.name(record.id), "defaultMode": 0o440}},
+            *(
+                # Optional, since the environment needs it, too, and says in better words that it is missing.
+                {"name": f"secret-{index}", "secret": {"secretName": name, "defaultMode": 0o440, "optional": True}}
+                for index, name in enumerate(record.options.secrets)
+            ),
         ]
 
     def _runtime(self, record: TransformRecord) -> Object:
@@ -265,7 +271,7 @@ class Manifests:
             "imagePullPolicy": self._settings.pull_policy,
             "command": ["python", "-m", "shardgate_runtime"],
             "args": [text for name, value in flags.items() for text in (f"--{name}", str(value))],
-            "env": self._environment(record, {}),
+            "env": self._environment(record, self._about_secrets(record)),
             "ports": [
                 {"name": "worker", "containerPort": WORKER_PORT},
                 {"name": "status", "containerPort": STATUS_PORT},
@@ -273,10 +279,20 @@ class Manifests:
             "volumeMounts": [
                 *({"name": name, "mountPath": path} for name, path in mounts.items()),
                 {"name": "token", "mountPath": TOKEN_FOLDER, "readOnly": True},
+                *(
+                    {"name": f"secret-{index}", "mountPath": f"{SECRETS_FOLDER}/{index}", "readOnly": True}
+                    for index in range(len(record.options.secrets))
+                ),
             ],
             **self._probes("/readyz", "/healthz", STATUS_PORT),
         }
         return container
+
+    def _about_secrets(self, record: TransformRecord) -> dict[str, str]:
+        """Where the runtime finds which variables are from Secrets (`shardgate_runtime.secret_digest`)."""
+        if not record.options.secrets:
+            return {}
+        return {"SHARDGATE_SECRETS": SECRETS_FOLDER, "SHARDGATE_SECRETS_KEY": f"{TOKEN_FOLDER}/secrets-key"}
 
     def _program(self, record: TransformRecord, container: wire.Container, spec: Object) -> Object:
         """A program of the owner's that speaks HTTP (`wire.Container`)."""

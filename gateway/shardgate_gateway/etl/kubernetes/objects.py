@@ -108,7 +108,8 @@ class Objects:
         environment = self._policy.environment(record.manifest, record.options)
         scopes = [f"package:{record.id}", *([f"environment:{environment.digest}"] if environment else [])]
         token = self._tokens.mint(f"pods of {record.id}", scopes, seconds=seconds)
-        await self._api.apply((await self.manifests()).secret(record.id, token))
+        key = self._tokens.derived(f"the secrets of {record.id}")
+        await self._api.apply((await self.manifests()).secret(record.id, token, key))
 
     async def wake(self, deployment: Object, replicas: int) -> bool:
         return await self._change(deployment, max(1, replicas), _AWAKE | {names.ANNOTATION_AWAKE: _now()})

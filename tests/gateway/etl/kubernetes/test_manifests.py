@@ -242,6 +242,22 @@ def test_the_token_is_a_file_and_the_package_an_address() -> None:
     assert len(json.dumps(runtime["env"])) < 1000, "nothing that grows with the package"
 
 
+def test_pods_can_tell_which_version_of_their_secrets_they_have() -> None:
+    """By the names of files: what is in them comes by the environment, and is told as a digest under a key."""
+    spec = pod(record(None, secrets=["api", "db"]))
+    runtime = spec["containers"][0]
+    mounts = {mount["name"]: mount["mountPath"] for mount in runtime["volumeMounts"]}
+    secrets = {volume["name"]: volume["secret"] for volume in spec["volumes"] if volume["name"].startswith("secret-")}
+    assert [secrets[name]["secretName"] for name in ("secret-0", "secret-1")] == ["api", "db"]
+    folder = variables(runtime)["SHARDGATE_SECRETS"]
+    assert all(mounts[name].startswith(f"{folder}/") for name in secrets)
+    assert variables(runtime)["SHARDGATE_SECRETS_KEY"] == f"{mounts['token']}/secrets-key"
+    kubernetes = KubernetesSettings.model_validate({"images": IMAGES})
+    manifests = Manifests(kubernetes, EtlSettings(), Policy(kubernetes), "http://gateway/", None)
+    assert manifests.secret(ID, "t", "k")["stringData"] == {"token": "t", "secrets-key": "k"}
+    assert "SHARDGATE_SECRETS" not in variables(pod(record())["containers"][0])
+
+
 def test_replicas_are_left_to_scaling_and_any_other_change_rolls() -> None:
     before, after = deployment(record()), deployment(record(), grace_seconds=50)
     assert "replicas" not in before["spec"]
