@@ -12,11 +12,11 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import time
 from typing import TYPE_CHECKING
 
 from shardgate import wire
 from shardgate.records import RecordError
+from shardgate_runtime.clock import clock
 from shardgate_runtime.failures import ReaderLeft
 from shardgate_runtime.http_get import keep_alive
 
@@ -133,9 +133,9 @@ class Connection:
 
     def linger(self) -> None:
         """Wait until the gateway closes the connection, which says that it has read everything; not forever."""
-        deadline = time.monotonic() + LINGER_SECONDS
+        deadline = clock.monotonic() + LINGER_SECONDS
         try:
-            while (left := deadline - time.monotonic()) > 0:
+            while (left := deadline - clock.monotonic()) > 0:
                 self._socket.settimeout(left)
                 self.wait()
         except ReaderLeft:

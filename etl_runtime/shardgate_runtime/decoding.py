@@ -12,12 +12,12 @@ read them. Other values are cheap to encode and lose nothing by it.
 from __future__ import annotations
 
 import sys
-import time
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import ref
 
 import numpy as np
 
+from shardgate_runtime.clock import clock
 from shardgate_runtime.failures import SampleFailed, describe
 from shardgate_runtime.formats import PICTURES, format_of
 from shardgate_runtime.lazy_sample import Sample, Unread
@@ -115,7 +115,7 @@ class LazyFields:
         return data if value is None else value
 
     def _read(self, unread: Unread) -> Any:
-        start = time.perf_counter()
+        start = clock.perf_counter()
         try:
             value = self._decode(unread.field, unread.data)
         except MemoryError:
@@ -124,7 +124,7 @@ class LazyFields:
             message = f"field {unread.field!r} can't be decoded as {self.spec!r}: {describe(error)}"
             raise SampleFailed(message, HINT) from error
         finally:
-            self.seconds += time.perf_counter() - start
+            self.seconds += clock.perf_counter() - start
         if format_of(unread.field)[0] in PICTURES:
             self._pictures[id(value)] = ref(value), unread.field, unread.name, unread.data
         return value

@@ -62,10 +62,8 @@ class Encoder:
             raise ValueError(
                 f"the value of {_shown(field)} ({describe_value(value)}) can't be encoded: {describe(error)}"
             ) from error
-        if isinstance(data, bytes):
-            return data
-        if isinstance(data, (bytearray, memoryview)):
-            return memoryview(data).cast("B")
+        if isinstance(data, (bytes, bytearray, memoryview)):
+            return plain(data)
         raise ValueError(
             f"the value of {_shown(field)} ({describe_value(value)}) was encoded to {type_name(data)}, not bytes"
         )
@@ -73,9 +71,9 @@ class Encoder:
     def _encode(self, value: Any, field: str) -> Any:
         extension, is_compressed = format_of(field)
         if isinstance(value, bytes):
-            data = value
+            data = plain(value)
         elif isinstance(value, str):
-            data = value.encode()
+            data = str.encode(value)
         elif (handler := default_handlers.get(extension)) is not None and extension not in WRITTEN_PICTURES:
             data = handler(value)
         else:
@@ -120,6 +118,21 @@ class Encoder:
         if _channels_of(array) and array.shape[0] in (1, 3, 4):
             return f"{text}; move the channels to the end, as .transpose(1, 2, 0) does"
         return text
+
+
+def plain(data: bytes | bytearray | memoryview) -> bytes | memoryview:
+    """The same bytes, one behind the other, and of no class of the user's: its `__len__` may say something else.
+
+    Raises:
+        ValueError: It is a memoryview that was released.
+    """
+    if type(data) is bytes:
+        return data
+    view = memoryview(data)
+    try:
+        return view.cast("B")
+    except (TypeError, ValueError):  # it has gaps, or elements of a kind that memoryview does not know
+        return view.tobytes()
 
 
 def _channels_of(array: np.ndarray[Any, Any]) -> int:

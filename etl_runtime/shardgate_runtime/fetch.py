@@ -12,6 +12,7 @@ import time
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from shardgate_runtime.clock import clock
 from shardgate_runtime.failures import StartupError, describe
 from shardgate_runtime.http_get import BadRedirect, framing_of, get, text_of
 
@@ -46,13 +47,13 @@ def fetch(what: str, url: str, token_file: Path | None, target: Path) -> None:
     Raises:
         StartupError: It can't be had; `transient` where a later start may have more luck.
     """
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = clock.monotonic() + PATIENCE_SECONDS
     pause = FIRST_PAUSE
     while True:
         try:
             _download(what, url, _token(token_file), target)
         except (OSError, http.client.HTTPException, _NotNow) as error:
-            if time.monotonic() + pause > deadline:
+            if clock.monotonic() + pause > deadline:
                 raise StartupError(
                     f"{what} can't be fetched from {url}: {describe(error)}",
                     "is the gateway running, and may pods of this namespace reach it?",

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shardgate import wire
-from shardgate_runtime.failures import JobFailed, SampleFailed
+from shardgate_runtime.clock import clock
+from shardgate_runtime.encoding import plain
+from shardgate_runtime.failures import JobFailed, SampleFailed, describe, type_name
 from shardgate_runtime.inputs import FileInput, HttpInput, Input
 from shardgate_runtime.output import Output
 from shardgate_runtime.samples import Clock, SampleProcessor
@@ -160,9 +161,9 @@ class JobRun:
     def _timed(self, samples: Iterator[RawSample]) -> Iterator[RawSample]:
         """Count the time that reading takes."""
         while True:
-            start = time.perf_counter()
+            start = clock.perf_counter()
             raw = next(samples, None)
-            self.stats.fetch_seconds += time.perf_counter() - start
+            self.stats.fetch_seconds += clock.perf_counter() - start
             if raw is None:
                 return
             yield raw
@@ -170,12 +171,12 @@ class JobRun:
 
     def _run_bytes(self) -> None:
         """The whole object through the function. It can't be left out of its own response: every failure is final."""
-        start = time.perf_counter()
+        start = clock.perf_counter()
         try:
             data = self.source.read_all(MAX_SAMPLE)
         except ValueError as error:
             raise JobFailed(wire.Failure("input_invalid", f"{self.label}: {error}", "use a sample transform")) from None
-        self.stats.fetch_seconds += time.perf_counter() - start
+        self.stats.fetch_seconds += clock.perf_counter() - start
         self.stats.samples_in = 1
         self.reproducibility.begin_job(self.job)
         if len(data) <= MAX_COMPARED:
@@ -198,14 +199,14 @@ class JobRun:
         result = self._step(lambda: self.function(data, self.job.args))
         if isinstance(result, (bytes, bytearray, memoryview)):
             self._finish_bytes(seeds)
-            yield memoryview(result).cast("B")
+            yield memoryview(_plain(result))
             return
         if not isinstance(result, Iterator):
-            raise SampleFailed(f"the function returned a {type(result).__name__}", "return bytes, or yield them")
+            raise SampleFailed(f"the function returned a {type_name(result)}", "return bytes, or yield them")
         while (chunk := self._step(lambda: next(result, None))) is not None:
             if not isinstance(chunk, (bytes, bytearray, memoryview)):
-                raise SampleFailed(f"the function yielded a {type(chunk).__name__}", "yield bytes")
-            yield memoryview(chunk).cast("B")
+                raise SampleFailed(f"the function yielded a {type_name(chunk)}", "yield bytes")
+            yield memoryview(_plain(chunk))
         self._finish_bytes(seeds)
 
     def _finish_bytes(self, seeds: Seeds) -> None:
@@ -215,11 +216,20 @@ class JobRun:
     def _step(self, call: Callable[[], Any]) -> Any:
         if 0 in self.job.poison:
             raise SampleFailed(self.job.poison[0], "the object killed its worker; see the transform's log")
-        start = time.perf_counter()
+        start = clock.perf_counter()
         with self._clock.sample(0, self.job.key):
             result = call()
-        self.stats.function_seconds += time.perf_counter() - start
+        self.stats.function_seconds += clock.perf_counter() - start
         return result
+
+
+def _plain(data: bytes | bytearray | memoryview) -> bytes | memoryview:
+    try:
+        return plain(data)
+    except ValueError as error:
+        raise SampleFailed(
+            f"the function's bytes can't be read: {describe(error)}", "return bytes, or yield them"
+        ) from None
 
 
 def open_input(job: wire.Job, fd: int | None, transform_id: str) -> Input:

@@ -15,8 +15,11 @@ import os
 import signal
 import time
 from contextlib import contextmanager, suppress
+from os import _exit, getpid  # user code may replace them in `os`
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from shardgate_runtime.clock import clock
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -64,8 +67,8 @@ def kill_orphans(own: Collection[int]) -> bool:
 
 def kill_all_orphans() -> None:
     """End every process below this one; for a process that ends itself."""
-    deadline = time.monotonic() + END_SECONDS
-    while not kill_orphans(()) and time.monotonic() < deadline:
+    deadline = clock.monotonic() + END_SECONDS
+    while not kill_orphans(()) and clock.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
 
 
@@ -75,10 +78,10 @@ def one_process() -> Iterator[None]:
 
     The usual cause is `fork` and `exec` of a program that is not there: `exec` raises, in the child.
     """
-    pid = os.getpid()
+    pid = getpid()
     try:
         yield
     finally:
-        if os.getpid() != pid:
+        if getpid() != pid:
             os.write(2, b"a process that user code forked returned from it, and is ended here: use os._exit() there\n")
-            os._exit(RETURNED_TWICE)
+            _exit(RETURNED_TWICE)

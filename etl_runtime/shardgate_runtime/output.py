@@ -13,10 +13,11 @@ array that is in order goes from where it lies, at the end of its sample.
 from __future__ import annotations
 
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from shardgate_runtime.clock import clock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +67,7 @@ class Output:
         """Everything written so far is whole samples, and `checkpoint` says where to go on."""
         self._whole = self._outlet.written
         self._checkpoint = checkpoint
-        now = time.perf_counter()
+        now = clock.perf_counter()
         due = now - self._announced_at >= BATCH_SECONDS or self._whole - self._outlet.announced >= BATCH_BYTES
         if due or self._careful or self._lent:
             self._outlet.announce(self._whole, checkpoint)

@@ -21,12 +21,14 @@ import select
 import signal
 import socket
 import sys
-import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from os import _exit  # nobody can replace it here: a child must never return into the parent's code
 from typing import TYPE_CHECKING
 
 from shardgate.wire import Death
+from shardgate_runtime.clock import clock
 from shardgate_runtime.failures import StartupError
 from shardgate_runtime.listener import host_of, open_listener
 from shardgate_runtime.orphans import children, kill_orphans
@@ -73,7 +75,7 @@ class Parent:
         self._children = [Child(number) for number in range(options.workers)]
         self._ready = False
         self._deaths = 0
-        self._started = time.monotonic()
+        self._started = clock.monotonic()
         self._setup_failures = 0
         self._deadline = 0.0
         """Time at which the remaining workers are killed; 0 while nobody wants to stop."""
@@ -128,7 +130,7 @@ class Parent:
         gc.freeze()
 
     def _fork_missing(self) -> None:
-        now = time.monotonic()
+        now = clock.monotonic()
         for child in self._children:
             if not child.pid and not self._deadline and now >= child.not_before:
                 self._fork(child)
@@ -136,8 +138,7 @@ class Parent:
     def _fork(self, child: Child) -> None:
         parent = os.getpid()
         self._scoreboard.slots[child.number].set_state(State.STARTING, 0)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         child.pid = os.fork()
         if child.pid:
             return
@@ -152,9 +153,8 @@ class Parent:
         except BaseException:  # noqa: BLE001 - a forked child must never return into the parent's code
             traceback.print_exc()
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+            _flush()
+            _exit(code)
 
     def _worker_options(self, number: int) -> WorkerOptions:
         return WorkerOptions(
@@ -188,7 +188,7 @@ class Parent:
     def _stop(self) -> None:
         if self._deadline:
             return
-        self._deadline = time.monotonic() + self._options.drain_seconds
+        self._deadline = clock.monotonic() + self._options.drain_seconds
         self._listener.shutdown(socket.SHUT_RDWR)
         for child in self._children:
             if child.pid:
@@ -231,7 +231,7 @@ class Parent:
         if not self._ready or self._setup_failures >= MAX_SETUP_FAILURES:
             raise StartupError(message, "setup() or the class itself fails; the worker's log may say more")
         log.error("worker %d could not be set up: %s", child.number, message)
-        child.not_before = time.monotonic() + BACKOFF_SECONDS * 2 ** (self._setup_failures - 1)
+        child.not_before = clock.monotonic() + BACKOFF_SECONDS * 2 ** (self._setup_failures - 1)
 
     def _notice_ready(self) -> None:
         if any(slot.state()[1] in {State.IDLE, State.BUSY} for slot in self._scoreboard.slots):
@@ -245,7 +245,7 @@ class Parent:
         for child, watchdog in zip(self._children, self._watchdogs, strict=True):
             if child.pid and not child.verdict:
                 child.verdict = watchdog.kill_if_overdue(child.pid)
-        if self._deadline and time.monotonic() > self._deadline:
+        if self._deadline and clock.monotonic() > self._deadline:
             self._kill_all()
 
     def _stop_if_idle(self) -> None:
@@ -255,7 +255,7 @@ class Parent:
         idle = all(state is State.IDLE for _, state, _ in states)
         newest = max(since for _, _, since in states)
         connection_waits = select.select([self._listener], [], [], 0)[0]
-        if idle and time.monotonic() - newest > self._options.idle_seconds and not connection_waits:
+        if idle and clock.monotonic() - newest > self._options.idle_seconds and not connection_waits:
             log.info("idle for %g s", self._options.idle_seconds)
             self._stop()
 
@@ -270,6 +270,12 @@ class Parent:
         self._listener.close()
         if self._status_port is not None:
             self._status_port.close()
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(BaseException):  # user code may have closed it, or put something else in its place
+            stream.flush()
 
 
 def describe_death(status: int) -> tuple[str, bool]:

@@ -13,7 +13,6 @@ parent's business (`parent.py`), which is why the scoreboard is told when a samp
 from __future__ import annotations
 
 import signal
-import time
 import traceback
 from collections import Counter
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from shardgate import wire
 from shardgate.text import safe_line
 from shardgate_runtime import pytree
+from shardgate_runtime.clock import clock
 from shardgate_runtime.decoding import HINT, make_decoder
 from shardgate_runtime.encoding import Encoder
 from shardgate_runtime.failures import JobFailed, SampleFailed, SampleTimeout, describe, type_name, user_traceback
@@ -172,20 +172,20 @@ class SampleProcessor:
         names = tuple(raw.fields)
         sample: dict[str, Any] = {}
         with self._clock.sample(raw.index, raw.key, lambda: stored(sample)):
-            start = time.perf_counter()
+            start = clock.perf_counter()
             decoder.seconds = 0.0
             self._seeds.apply(raw.index)
             sample = decoder(raw.fields, raw.names)
             raw.fields = {}
-            begin = time.perf_counter()
+            begin = clock.perf_counter()
             results = self._function(sample, self._args)
-            called = time.perf_counter()
+            called = clock.perf_counter()
             stats.function_seconds += max(0.0, called - begin - decoder.seconds)  # threads decode at one time
             stats.decode_seconds += begin - start + decoder.seconds
             samples = normalise(results, raw.key)
             for result in samples:
                 self._append(result, pieces, names)
-            stats.encode_seconds += time.perf_counter() - called
+            stats.encode_seconds += clock.perf_counter() - called
             self._seeds.finish()
         return pieces, samples
 

@@ -20,6 +20,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from shardgate.wire import Death
+from shardgate_runtime.clock import clock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -60,7 +61,7 @@ class Slot:
         self._offset = offset
 
     def set_state(self, state: State, pid: int | None = None) -> None:
-        STATE.pack_into(self._memory, self._offset, os.getpid() if pid is None else pid, state, time.monotonic())
+        STATE.pack_into(self._memory, self._offset, os.getpid() if pid is None else pid, state, clock.monotonic())
 
     def state(self) -> tuple[int, State, float]:
         """Pid, state, and the monotonic time since which."""
@@ -78,10 +79,10 @@ class Slot:
 
     def begin_sample(self, index: int, key: str) -> None:
         name = key.encode(errors="backslashreplace")
-        SAMPLE.pack_into(self._memory, self._offset + SAMPLE_AT, index, time.monotonic(), name)
+        SAMPLE.pack_into(self._memory, self._offset + SAMPLE_AT, index, clock.monotonic(), name)
 
     def end_sample(self) -> None:
-        SAMPLE.pack_into(self._memory, self._offset + SAMPLE_AT, -1, -time.monotonic(), b"")
+        SAMPLE.pack_into(self._memory, self._offset + SAMPLE_AT, -1, -clock.monotonic(), b"")
 
     def sample(self) -> tuple[int | None, float, str]:
         """Index, begin and key of the running sample, or None, 0.0 and ""."""
@@ -141,13 +142,13 @@ class Scoreboard:
         The gateway may be quicker than the parent: it sees the connection close while the process is still being
         torn down. So as long as another slot claims to work for the same request, the record may be about to come.
         """
-        deadline = time.monotonic() + DEATH_WAIT
+        deadline = clock.monotonic() + DEATH_WAIT
         while (death := self._find_death(request_id)) is None:
             claimed = any(
                 slot is not own and slot.state()[1] is State.BUSY and slot.request() == request_id
                 for slot in self.slots
             )
-            if not claimed or time.monotonic() > deadline:
+            if not claimed or clock.monotonic() > deadline:
                 return None
             time.sleep(0.005)
         return death

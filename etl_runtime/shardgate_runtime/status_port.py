@@ -14,12 +14,12 @@ import fcntl
 import json
 import os
 import socket
-import time
 from collections import Counter
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from shardgate_runtime.clock import clock
 from shardgate_runtime.failures import StartupError
 from shardgate_runtime.scoreboard import State
 
@@ -58,7 +58,7 @@ class View:
             "state": self.state,
             "transform_id": self.transform_id,
             "pid": os.getpid(),
-            "uptime_seconds": time.monotonic() - self.started,
+            "uptime_seconds": clock.monotonic() - self.started,
             "deaths": self.deaths,
             "workers": [_worker(slot) for slot in self.slots],
         }
@@ -79,7 +79,7 @@ def _worker(slot: Slot) -> dict[str, Any]:
     pid, state, since = slot.state()
     sample, _, key = slot.sample()
     busy = {"request": slot.request(), "sample": sample, "key": key} if state is State.BUSY else {}
-    return {"pid": pid, "state": state.name.lower(), "seconds": time.monotonic() - since, **busy}
+    return {"pid": pid, "state": state.name.lower(), "seconds": clock.monotonic() - since, **busy}
 
 
 class StatusPort:
@@ -120,11 +120,11 @@ class StatusPort:
 
 
 def _converse(sock: socket.socket, view: View) -> None:
-    deadline = time.monotonic() + ASK_SECONDS
+    deadline = clock.monotonic() + ASK_SECONDS
     request = b""
     try:
         while b"\r\n\r\n" not in request:
-            sock.settimeout(max(deadline - time.monotonic(), 0.001))
+            sock.settimeout(max(deadline - clock.monotonic(), 0.001))
             data = sock.recv(MAX_REQUEST)
             request += data
             if not data or len(request) > MAX_REQUEST:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shardgate_runtime.clock import clock
 from shardgate_runtime.scoreboard import State
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Watchdog:
             return ""
         _, began, _ = self._slot.sample()
         if began:
-            late = time.monotonic() - began > self._timeout + GRACE_SECONDS
+            late = clock.monotonic() - began > self._timeout + GRACE_SECONDS
             return f"sample timeout after {self._timeout:g} s" if late else ""
         if self._slot.state()[1] is not State.BUSY:
             return ""
@@ -83,7 +84,7 @@ def _processor_seconds(pid: int) -> float:
 
 
 def _await_stop(pid: int) -> None:
-    deadline = time.monotonic() + STOP_SECONDS
+    deadline = clock.monotonic() + STOP_SECONDS
     how = os.WSTOPPED | os.WEXITED | os.WNOWAIT | os.WNOHANG
-    while os.waitid(os.P_PID, pid, how) is None and time.monotonic() < deadline:
+    while os.waitid(os.P_PID, pid, how) is None and clock.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
