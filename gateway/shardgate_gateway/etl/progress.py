@@ -20,9 +20,8 @@ it. Such a stream is `anchored`: every worker begins at the first byte, and the 
 bad luck (somebody's SIGKILL, the machine out of memory), so a sample is poison when it was named twice, or once if the
 cause is certain. Poison is part of the next job, whose worker treats it by the transform's error policy.
 
-**When to give up.** After `attempts` lost workers without a new whole sample and without new poison, or when there is
-too much poison. A worker runs user code and may make up samples without end, so a checkpoint counts as progress only
-if it is further on in the input, too.
+**When to give up.** After `attempts` lost workers without a new whole sample and without new poison. A worker runs user
+code and may make up samples, and deaths, without end; so there is a limit to the losses and the poison of one stream.
 """
 
 from __future__ import annotations
@@ -40,6 +39,8 @@ if TYPE_CHECKING:
 
 CERTAIN = 2
 """Deaths that make a sample poison."""
+MAX_LOSSES = 4000
+"""Workers that one stream may lose in all, however far it gets in between."""
 MAX_POISON = 1000
 """Samples of one stream that may kill workers; each of them is named in every job after it."""
 
@@ -56,7 +57,7 @@ class Progress:
         prefix: Checksum (xxh3_128) of what it had at the start; b"" where nobody knows it, and nothing is compared.
         sample, input, output: Where the next worker begins: a sample, its first byte in the shard and in the result.
         poison: Samples that must not run again, and why.
-        losses: Workers lost since the last progress.
+        losses: Workers lost since the last progress. all_losses: Since the start.
     """
 
     attempts: int
@@ -69,6 +70,7 @@ class Progress:
     output: int = 0
     poison: dict[int, str] = field(default_factory=dict)
     losses: int = 0
+    all_losses: int = 0
     _at: int = 0
     """Bytes of the result that the running worker's frames reached."""
     _tail: xxhash.xxh3_128 = field(default_factory=xxhash.xxh3_128)
@@ -83,7 +85,7 @@ class Progress:
 
     @property
     def exhausted(self) -> bool:
-        return self.losses >= self.attempts
+        return self.losses >= self.attempts or self.all_losses >= MAX_LOSSES
 
     @property
     def is_whole(self) -> bool:
@@ -128,7 +130,7 @@ class Progress:
         self.delivered += count
         if self.anchored or not checkpoint.whole or self._at < self.delivered:
             return
-        if checkpoint.next_sample > self.sample and checkpoint.next_input > self.input:
+        if checkpoint.next_sample > self.sample:
             self.losses = 0
         self.sample, self.input, self.output = checkpoint.next_sample, checkpoint.next_input, self._at
         self._tail = xxhash.xxh3_128()
@@ -148,6 +150,7 @@ class Progress:
     def lost(self) -> None:
         """A worker was lost; the next HELLO may explain it."""
         self.losses += 1
+        self.all_losses += 1
         self._unexplained = True
 
     def explain(self, death: wire.Death | None) -> bool:

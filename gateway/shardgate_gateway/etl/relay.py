@@ -466,9 +466,11 @@ def _in_memory(content: bytes | None) -> Iterator[FileSpan | None]:
 def _given_up(request: TransformRequest, progress: Progress, error: GatewayError) -> GatewayError:
     if isinstance(error, UpstreamUnavailable):
         return error
+    many = progress.losses >= progress.attempts
+    count = f"{progress.losses if many else progress.all_losses} workers of {request.record.id}"
+    lost = "were lost one after the other at" if many else "were lost in all, the last one at"
     return WorkerLost(
-        f"{request.source.label}: {progress.losses} workers of {request.record.id} were lost one after the other "
-        f"at sample {progress.sample}; the last one: {error.message}",
+        f"{request.source.label}: {count} {lost} sample {progress.sample}; the last one: {error.message}",
         hint=error.hint or f"`shardgate etl logs {request.record.id}` shows what they wrote last",
     )
 

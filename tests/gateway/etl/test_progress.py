@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from shardgate import wire
 from shardgate_gateway.errors import TransformError, WorkerLost
-from shardgate_gateway.etl.progress import Progress
+from shardgate_gateway.etl.progress import MAX_LOSSES, Progress
 
 JOB = wire.Job("request", "transform", "gcp://bucket", "key", "etag")
 
@@ -219,10 +219,13 @@ def test_workers_that_blame_ever_new_samples_come_to_an_end() -> None:
         progress.explain(wire.Death(1000, "", "killed", deterministic=True))
 
 
-def test_samples_that_take_no_input_are_no_progress() -> None:
+@pytest.mark.parametrize("place", [0, 512])  # of compressed shards it is always 0
+def test_a_stream_that_gets_on_survives_many_lost_workers_and_not_endlessly_many(place: int) -> None:
     progress = Progress(attempts=3)
-    for sample in range(1, 4):
+    for sample in range(1, MAX_LOSSES):
         progress.resume(JOB)
-        take(progress, b"", wire.Checkpoint(sample, 0, whole=True))
+        take(progress, b"", wire.Checkpoint(sample, place * sample, whole=True))
         progress.lost()
+        assert not progress.exhausted
+    progress.lost()
     assert progress.exhausted
