@@ -164,7 +164,9 @@ class LocalRunner(Runner):
         flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
         # -P: what user code leaves in its working directory is never imported in place of a library.
         module = "shardgate_runtime" if record.manifest.container is None else MODULE
-        variables = {OPTIONS_VARIABLE: options_digest(record.options)} | record.options.env
+        variables = dict(record.options.env)
+        if record.manifest.container is None:
+            variables[OPTIONS_VARIABLE] = options_digest(record.options)
         setting = ("env", *(f"{name}={value}" for name, value in variables.items()))
         return [*setting, self._interpreter.path, "-P", "-m", module, *flags]
 
