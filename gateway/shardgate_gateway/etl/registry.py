@@ -214,16 +214,15 @@ class Registry:
             NotFound: It was deleted meanwhile.
             LocalStorageError: The database failed.
         """
-        environment = record.environment if environment is None else environment
         known = replace(
             record,
-            environment=environment,
+            environment=record.environment if environment is None else environment,
             is_random=record.is_random or random,
             is_unstable=record.is_unstable or unstable,
         )
         if known == record:
             return record
-        row = await self._database.write(lambda session: _learn(session, known))
+        row = await self._database.write(lambda session: _learn(session, known, environment))
         for name in [name for name, (found, _) in self._lookups.items() if found.id == known.id]:
             del self._lookups[name]  # alone: workers that say something new each time shall not slow others down
         return _record(row)
@@ -381,9 +380,13 @@ def _insert(session: Session, row: TransformRow) -> TransformRow:
     return known or row
 
 
-def _learn(session: Session, known: TransformRecord) -> TransformRow:
+def _learn(session: Session, known: TransformRecord, environment: dict[str, str] | None) -> TransformRow:
+    """Write what is new. The record may be older than the row, so what nobody told is not written back."""
     row = _find(session, known.id)
-    row.environment = known.environment
+    if _registration(row) != known.registration:
+        raise NotFound(f"{known.id} was deleted, and registered again", hint="read it again")
+    if environment is not None:
+        row.environment = environment
     row.is_random = row.is_random or known.is_random
     row.is_unstable = row.is_unstable or known.is_unstable
     return row
@@ -444,7 +447,11 @@ def _record(row: TransformRow) -> TransformRecord:
         created_at=row.created_at if row.created_at.tzinfo else row.created_at.replace(tzinfo=UTC),
         created_by=row.created_by,
         environment=row.environment,
-        registration=row.package_key.rpartition("/")[2],
+        registration=_registration(row),
         is_random=row.is_random,
         is_unstable=row.is_unstable,
     )
+
+
+def _registration(row: TransformRow) -> str:
+    return row.package_key.rpartition("/")[2]

@@ -186,6 +186,24 @@ async def test_who_registered_a_transform_first_is_remembered(etl: Etl) -> None:
     assert (await etl.registry.register(package_of(), AUTO, created_by="bob")).created_by == "alice"
 
 
+async def test_what_is_found_out_with_an_old_record_does_not_undo_what_others_found_out(etl: Etl) -> None:
+    record = await etl.registry.register(package_of(), AUTO)
+    old = await etl.registry.learn(record, environment={"python": "3.12.1"})
+    await etl.registry.learn(old, environment={"python": "3.12.2"})
+    now = await etl.registry.learn(old, random=True)
+    assert (now.environment, now.is_random) == ({"python": "3.12.2"}, True)
+    assert await etl.registry.find(record.id) == now
+
+
+async def test_what_was_found_out_before_a_deletion_says_nothing_of_the_next_registration(etl: Etl) -> None:
+    old = await etl.registry.register(package_of(), AUTO)
+    await etl.registry.delete(old.id)
+    new = await etl.registry.register(package_of(), AUTO)
+    with pytest.raises(NotFound, match="registered again"):
+        await etl.registry.learn(old, environment={"python": "3.12.1"}, unstable=True)
+    assert await etl.registry.find(old.id) == new
+
+
 async def test_a_package_that_rotted_in_the_store_is_not_handed_out(etl: Etl) -> None:
     record = await etl.registry.register(package_of(), AUTO)
     (stored,) = (path for path in (etl.folder / "state" / "packages").rglob("*") if path.is_file())
