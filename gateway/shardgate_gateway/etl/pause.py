@@ -96,11 +96,13 @@ class PatientReceiver:
 
     async def aclose(self) -> None:
         self.delivered()
-        if self._collecting is not None:
-            self._collecting.cancel()
-            await asyncio.gather(self._collecting, return_exceptions=True)
-        self._budget.give_back(self._held)
-        self._held = 0
+        try:
+            if self._collecting is not None:
+                self._collecting.cancel()
+                await asyncio.gather(self._collecting, return_exceptions=True)
+        finally:
+            self._budget.give_back(self._held)
+            self._held = 0
 
     def _give_up(self) -> None:
         self.is_given_up = True
@@ -108,7 +110,11 @@ class PatientReceiver:
         if last is None or last.checkpoint.whole or self._anchored:
             self._connection.close()
             return
-        self._connection.keep()
+        try:
+            self._connection.keep()
+        except WorkerLost:  # its ring can't be mapped once more: the sample is cut, and compared
+            self._connection.close()
+            return
         self._collecting = asyncio.create_task(self._collect())
 
     async def _collect(self) -> None:

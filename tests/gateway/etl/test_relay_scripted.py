@@ -381,3 +381,21 @@ async def test_a_worker_that_has_no_stage_before_it_blames_none(code: str) -> No
     with pytest.raises(WorkerLost, match="it was not me"):
         await collect(streaming, request())
     assert not runner.scripts
+
+
+async def test_a_pause_without_memory_for_a_second_ring_cuts_the_sample_and_frees_the_worker() -> None:
+    class Unmappable(InParts):
+        def keep(self) -> None:
+            raise WorkerLost("the ring can't be mapped")
+
+    runner = RunnerInParts([(b"on", False), (b"e", True)], [(b"one", True), "end"])  # type: ignore[list-item]
+    scripts = [Unmappable, InParts]
+
+    async def connect(record: Any, job: wire.Job, input: Any) -> WorkerConnection:
+        runner.connections.append(scripts.pop(0)(job, runner.scripts.pop(0)))  # type: ignore[arg-type]
+        return runner.connections[-1]
+
+    runner.connect = connect  # type: ignore[method-assign]
+    stream, outcomes = relay(runner, release_seconds=0.001)
+    assert await read_with_one_pause(stream, runner) == b"one"
+    assert outcomes.counts == {"released": 1, "completed": 1}
