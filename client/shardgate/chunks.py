@@ -10,12 +10,14 @@ from __future__ import annotations
 import http.client
 from typing import TYPE_CHECKING, Any
 
+from shardgate import wire
+
 if TYPE_CHECKING:
     from io import BufferedIOBase
 
-
 MAX_LINE = 65_536
 MAX_TRAILERS = 100
+MAX_DIGITS = 12
 
 
 class WholeLines:
@@ -56,3 +58,10 @@ class WholeResponse(http.client.HTTPResponse):
                 raise http.client.LineTooLong("trailer")
             name, _, value = line.decode("latin-1").partition(":")
             self.trailers[name.strip().lower()] = value.strip()
+
+
+def gaps_of(response: http.client.HTTPResponse) -> int:
+    """Samples that a result lacks for a cause that may pass, once its body was read to the end."""
+    trailers = response.trailers if isinstance(response, WholeResponse) else {}
+    text = trailers.get(wire.GAPS_HEADER.lower()) or str(response.headers.get(wire.GAPS_HEADER, ""))
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS else 0

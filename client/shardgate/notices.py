@@ -11,6 +11,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from shardgate import wire
+from shardgate.chunks import gaps_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,9 +46,8 @@ def notice_opened(target: str, headers: Mapping[str, str]) -> None:
 
 def notice_ended(label: str, response: BaseHTTPResponse) -> None:
     """Warn where samples are missing for a cause that may pass, which is known at the end."""
-    trailers = getattr(getattr(response, "_original_response", None), "trailers", {})
-    gaps = trailers.get(wire.GAPS_HEADER.lower(), "")
-    if gaps.isdigit() and int(gaps):
+    answer = getattr(response, "_original_response", None)
+    if answer is not None and (gaps := gaps_of(answer)):
         warnings.warn(
             f"{label} lacks {gaps} samples that were left out for want of time or memory, or because a worker died; "
             "another read may have them",

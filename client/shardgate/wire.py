@@ -384,7 +384,8 @@ class Stats:
 
     Attributes:
         samples_skipped: Samples of which nothing came.
-        samples_gaps: Those among them that were left out for a cause that may pass: time, memory, a dead worker.
+        samples_gaps: Those among them that were left out for a cause that may pass: time, memory, a dead worker. Those
+            that the stage before left out count, too.
         samples_random: Samples that drew random numbers, of those that were looked at.
         samples_unstable: Samples that were run twice and gave other bytes the second time.
     """

@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from http import HTTPStatus
 
 from shardgate import wire
+from shardgate.chunks import gaps_of
 from shardgate_runtime.failures import JobFailed, describe, input_unavailable
 from shardgate_runtime.http_get import PROGRESS_TIMEOUT, BadRedirect, asks_to_return, framing_of, get, text_of
 
@@ -36,10 +37,12 @@ class Input(ABC):
     Attributes:
         position: Offset in the shard of the next byte that `read` returns.
         size: Bytes of the shard, None while that is unknown.
+        gaps: Samples that are missing from it for a cause that may pass, known at its end.
     """
 
     position: int
     size: int | None
+    gaps: int = 0
 
     @abstractmethod
     def read(self, count: int) -> bytes:
@@ -197,7 +200,7 @@ class HttpInput(Input):
                 self._failures = 0
                 return data
             if self.size is None:  # a chunked body, and its last chunk has come
-                self.size = self.position
+                self.size, self.gaps = self.position, gaps_of(response)
             elif self.position < self.size:
                 self._lost(f"the connection closed at byte {self.position} of {self.size}")
         return b""
@@ -247,6 +250,7 @@ class HttpInput(Input):
         if self.size is not None and total is not None and total != self.size:
             raise input_unavailable(f"{self._url} changed its size from {self.size} to {total} bytes")
         self.size = total if total is not None else self.size
+        self.gaps = gaps_of(response)
 
     def _refused(self, response: http.client.HTTPResponse) -> JobFailed:
         with response:

@@ -93,6 +93,7 @@ class JobRun:
 
     def _finish(self, failure: wire.Failure | None) -> None:
         self.greet()
+        self.stats.samples_gaps += self.source.gaps
         if failure is None:
             end = wire.End(self.job.output + self._output.total, self.stats)
             self._connection.send(wire.FrameType.END, end.pack())

@@ -36,7 +36,7 @@ BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 """What a fill wrote before the machine went down may never have reached the disk."""
 
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever a record changes: gateways of two versions may share a folder during an upgrade."""
 MAX_HINT = 1024
 """Characters; with `MAX_TEXT` of the message, so that a record never outgrows MAX_RECORD."""
@@ -63,6 +63,8 @@ class Record:
     meta: ObjectMeta | None = None
     failure: tuple[str, str, str] | None = None
     """Code, message, hint."""
+    gaps: int = 0
+    """Samples that are missing from the whole body (`Source.gaps`)."""
     boot: str = BOOT
 
     @property
@@ -77,8 +79,8 @@ class Record:
 
     def pack(self) -> bytes:
         meta = pack_meta(self.meta) if self.meta else None
-        fields = [self.body, self.opened_at, self.state, self.watermark, self.reserved, meta, self.failure, self.boot]
-        data: bytes = msgpack.packb([FORMAT, *fields], unicode_errors="surrogatepass")
+        fields = [self.body, self.opened_at, self.state, self.watermark, self.reserved, meta, self.failure]
+        data: bytes = msgpack.packb([FORMAT, *fields, self.gaps, self.boot], unicode_errors="surrogatepass")
         return xxhash.xxh3_64_digest(data) + len(data).to_bytes(4, "little") + data
 
     @classmethod
@@ -95,17 +97,16 @@ class Record:
     @classmethod
     def _of(cls, fields: list[Any]) -> Record:
         """Raises anything for what is not of this format."""
-        version, body, opened_at, state, watermark, reserved, meta, failure, boot = fields
-        numbers = isinstance(opened_at, float) and isinstance(watermark, int) and isinstance(reserved, int)
+        version, body, opened_at, state, watermark, reserved, meta, failure, gaps, boot = fields
+        numbers = isinstance(opened_at, float) and all(isinstance(value, int) for value in (watermark, reserved, gaps))
         if version != FORMAT or not numbers or not isinstance(body, str) or "/" in body:
             raise ValueError("another format")
         told = None
         if failure is not None:
             code, message, hint = failure
             told = (str(code), str(message), str(hint))
-        return cls(
-            body, opened_at, State(state), watermark, reserved, unpack_meta(meta) if meta else None, told, str(boot)
-        )
+        known = unpack_meta(meta) if meta else None
+        return cls(body, opened_at, State(state), watermark, reserved, known, told, gaps, str(boot))
 
 
 class Control:

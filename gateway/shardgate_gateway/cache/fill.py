@@ -54,6 +54,8 @@ class Fill:
         """When the source was asked, and said that this is the current version (monotonic)."""
         self.watermark = 0
         self.complete = False
+        self.gaps = 0
+        """Samples that are missing from the complete body."""
         self.file: OpenFile | None = None
         """The body file, for reading up to the watermark."""
         self.failure: Exception | None = None
@@ -270,5 +272,6 @@ class Fill:
         if record.state is State.DONE and not record.complete:
             raise TryAgain
         self.announce(record.meta, record.opened_at)
+        self.gaps = record.gaps
         self.move(record.watermark, complete=record.complete)
         return record.state is State.DONE

@@ -225,12 +225,15 @@ class Lead:
         assert meta is not None
         self._record.meta = replace(meta, size=size)
         self._record.watermark = size
+        if not self._inherited:
+            self._record.gaps = self._source.gaps
         self._draft.save()
 
     def _tell(self, size: int) -> None:
         """The readers of this process."""
         assert self._record.meta is not None
         self._fill.announce(self._record.meta, self._record.opened_at)
+        self._fill.gaps = self._record.gaps
         self._fill.move(size, complete=True)
 
     async def _end(self) -> Slot | None:

@@ -73,6 +73,11 @@ class Reading(ABC):
             CacheCorrupt: The cached bytes are damaged, and this version is gone from the store.
         """
 
+    @property
+    def gaps(self) -> int:
+        """Samples that are missing from the body for a cause that may pass. Known when all parts came."""
+        return 0
+
     async def verified_file(self) -> FileSpan | None:
         """`file`, after verifying a complete local body if that is still to be done; does not wait for a fill."""
         return self.file
@@ -159,7 +164,7 @@ class EntryReading(Reading):
             f"the cached copy of {self._source.label} is damaged, and its version is not in the store any more",
             hint="read it again to get the current version; check this node's disk",
         )
-        if self.meta.weak:  # the store can't tell whether it is the same
+        if not _can_continue(self._source, self.meta):
             raise gone
         try:
             assert self._slot.entry is not None
@@ -188,6 +193,10 @@ class FillReading(Reading):
             self._closed = True
             self._fill.leave()
 
+    @property
+    def gaps(self) -> int:
+        return self._fill.gaps or self._fill.source.gaps
+
     async def finished(self) -> None:
         """Until the fetch is over. Raises as `parts`."""
         await self._fill.finished()
@@ -211,9 +220,7 @@ class FillReading(Reading):
             try:
                 mark = await fill.beyond(start)
             except LocalStorageError:
-                if (
-                    self.meta.weak and start > begin
-                ):  # the store can't tell whether the rest belongs to the same version
+                if start > begin and not _can_continue(fill.source, self.meta):
                     raise
                 break
             ready = mark if end is None else min(mark, end)
@@ -247,6 +254,10 @@ class DirectReading(Reading):
     def meta(self) -> ObjectMeta:
         return self._meta
 
+    @property
+    def gaps(self) -> int:
+        return self._source.gaps
+
     async def parts(self, start: int = 0, end: int | None = None) -> AsyncGenerator[FileSpan | bytes | memoryview]:
         stream, self._stream = self._stream, None
         if stream is not None and (start != stream.start or end is not None):
@@ -263,6 +274,11 @@ class DirectReading(Reading):
         stream, self._stream = self._stream, None
         if stream is not None:
             self._node.detach(stream.aclose())
+
+
+def _can_continue(source: Source, meta: ObjectMeta) -> bool:
+    """Whether the source can tell that the rest of a body belongs to the same version as its beginning."""
+    return source.recomputed or not meta.weak
 
 
 async def _digest_before(node: Node, source: Source, fd: int, start: int) -> xxhash.xxh3_128 | None:

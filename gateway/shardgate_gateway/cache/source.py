@@ -58,11 +58,16 @@ class Source(ABC):
         """Open bytes `[start, end)` of the current version; raises as `Store.get`.
 
         `prefix` is the digest (xxh3_128) of bytes `[0, start)` as a reader or a file has them already. It comes with
-        `start` where a body of a `recomputed` source is continued, and such a source raises GenerationChanged if the
-        bytes that it leaves out have another digest. Others have `if_match` for that.
+        `start` where a body of a `recomputed` source is continued, and such a source raises TransformError if the bytes
+        that it leaves out have another digest. Others have `if_match` for that.
 
         The chunks stay valid after the iterator went on: who yields from memory that is used again copies first.
         """
+
+    @property
+    def gaps(self) -> int:
+        """Samples that are missing from a whole body for a cause that may pass. Known at its end."""
+        return 0
 
     def may_be_kept(self) -> bool:
         """Whether a body that came whole is to be published; those who read it already get it either way."""

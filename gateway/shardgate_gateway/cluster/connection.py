@@ -89,6 +89,8 @@ class Connection:
         self._is_alive = is_alive
         self.used = False
         """It has carried an exchange before, so the other end may have closed it since."""
+        self.trailers: CIMultiDict[str] = CIMultiDict()
+        """Header lines that came behind the last chunk of the last body."""
         self._socket = sock
         self._buffer = bytearray()
         self._loop = asyncio.get_running_loop()
@@ -151,6 +153,7 @@ class Connection:
 
     async def head(self) -> Head:
         """Read the head of an answer."""
+        self.trailers = CIMultiDict()
         line = await self._line()
         headers = await self._fields()
         status = _STATUS_LINE.match(line)
@@ -188,7 +191,7 @@ class Connection:
                 yield part
             if await self._line():
                 raise self.lost("a chunk is longer than it says")
-        await self._fields()
+        self.trailers = await self._fields()
 
     async def _chunk_size(self) -> int:
         line = await self._line()
@@ -269,6 +272,11 @@ class Answer:
     def length(self) -> int | None:
         """Of the body, see `Connection.length`."""
         return 0 if self.bodyless else self.connection.length(self.head)
+
+    @property
+    def trailers(self) -> CIMultiDict[str]:
+        """Header lines behind the body, once it came."""
+        return self.connection.trailers
 
     async def parts(self) -> AsyncGenerator[bytes | Incoming, None]:
         """The body, see `Connection.body`."""

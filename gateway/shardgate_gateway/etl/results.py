@@ -144,7 +144,10 @@ class ResultSource(Source):
         )
 
     def may_be_kept(self) -> bool:
-        return self._found.may_be_kept
+        """Not where something is missing, nor where nobody could know: a container reads over what a stage tells."""
+        is_container = self.record.manifest.container is not None
+        is_unknown = is_container and any(stage.record.manifest.on_error != "fail" for stage in self.chain[:-1])
+        return self._found.may_be_kept and not is_unknown
 
     @property
     def gaps(self) -> int:

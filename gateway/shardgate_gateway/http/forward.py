@@ -41,6 +41,7 @@ from shardgate_gateway.cache.peer import ONLY_CACHED, InheritedSource, PeerBucke
 from shardgate_gateway.cluster.connection import CONTINUE, RECEIVE_BYTES, NotReached, json_object
 from shardgate_gateway.errors import NotFound, UpstreamUnavailable
 from shardgate_gateway.http.body import Sent, send_now, send_parts
+from shardgate_gateway.http.reply import gaps_line
 from shardgate_gateway.http.request import object_target, small_number
 from shardgate_gateway.http.upload import Upload
 from shardgate_gateway.tokens import READ, WRITE
@@ -198,7 +199,11 @@ class Forwarder:
             metrics.SENT_BYTES.labels("proxy").inc(length or 0)
             if small is not None:
                 return await send_now(call, status, top, small)
-            return await send_parts(call, status, top, answer.parts(), length=length)
+            return await send_parts(
+                *(call, status, top, answer.parts()),
+                length=length,
+                trailers=lambda: gaps_line(small_number(answer.trailers.get(wire.GAPS_HEADER, "")) or 0),
+            )
         finally:
             answer.close()
 

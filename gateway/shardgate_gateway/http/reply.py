@@ -40,10 +40,11 @@ async def send_reading(call: Call, reading: Reading, *, more: str = "") -> Sent:
     """
     meta = reading.meta
     if meta.size is not None:
-        return await send_slice(call, reading, meta, Span(0, meta.size), more=more)
+        return await send_slice(call, reading, meta, Span(0, meta.size), more=gaps_line(reading.gaps) + more)
     if not_modified(call.headers, Version.of(meta)):
         return await send_not_modified(call, meta)
-    return await send_chunked(call, meta, reading.parts(), cache=reading.state, more=more)
+    trailers = lambda: gaps_line(reading.gaps)  # noqa: E731 (known when all parts came)
+    return await send_chunked(call, meta, reading.parts(), cache=reading.state, more=more, trailers=trailers)
 
 
 async def send_slice(call: Call, reading: Reading, meta: ObjectMeta, whole: Span, *, more: str = "") -> Sent:
@@ -89,6 +90,11 @@ async def send_chunked(
     metrics.READS.labels(cache).inc()
     top = _head(call, HTTPStatus.OK, meta, length=None, cache=cache, more=more)
     return await send_parts(call, HTTPStatus.OK, top, parts, length=None, trailers=trailers)
+
+
+def gaps_line(count: int) -> str:
+    """The header line that says how many samples are missing from a result."""
+    return f"{wire.GAPS_HEADER}: {count}\r\n" if count else ""
 
 
 async def send_head(call: Call, meta: ObjectMeta, *, cache: str | None = None, more: str = "") -> Sent:

@@ -24,7 +24,7 @@ from shardgate_gateway.etl.pipeline import resolve_pipeline
 from shardgate_gateway.etl.results import Query
 from shardgate_gateway.http import members
 from shardgate_gateway.http.conditions import Version, check_unchanged, is_conditional, not_modified
-from shardgate_gateway.http.reply import send_chunked, send_head, send_not_modified, send_reading
+from shardgate_gateway.http.reply import gaps_line, send_chunked, send_head, send_not_modified, send_reading
 from shardgate_gateway.http.request import small_number
 
 if TYPE_CHECKING:
@@ -103,7 +103,10 @@ async def _get(service: Service, call: Call, target: ObjectTarget, source: Sourc
             return await _send_kept(service, call, result)
         async with aclosing(service.results.stream(result, raw)) as parts:
             return await send_chunked(
-                call, result.meta, parts, cache="computed", more=_named(result), trailers=lambda: _gaps(result)
+                *(call, result.meta, parts),
+                cache="computed",
+                more=_named(result),
+                trailers=lambda: gaps_line(result.gaps),
             )
     finally:
         raw.aclose()
@@ -181,8 +184,3 @@ def _keepable(result: ResultSource) -> ResultSource:
 def _named(result: ResultSource) -> str:
     random = f"{wire.RANDOM_HEADER}: 1\r\n" if any(stage.record.is_random for stage in result.chain) else ""
     return f"{wire.TRANSFORM_HEADER}: {result.id}\r\n{random}"
-
-
-def _gaps(result: ResultSource) -> str:
-    """Told behind the last chunk, since it is known only then."""
-    return f"{wire.GAPS_HEADER}: {result.gaps}\r\n" if result.gaps else ""

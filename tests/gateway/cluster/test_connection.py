@@ -79,6 +79,17 @@ async def test_a_chunked_answer_ends_with_its_last_chunk():
         assert await read(client, whom) == (200, b"hello")
 
 
+async def test_what_follows_the_last_chunk_is_not_lost():
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-Shardgate-Gaps: 2\r\n\r\n"
+    plain = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+    async with member(chunked, plain, OK, end="keep") as (client, whom, _):
+        for gaps in ("2", None, None):
+            answer = await client.ask(whom, "GET", "/", ())
+            assert await answer.read() == b"hello"
+            assert answer.trailers.get("x-shardgate-gaps") == gaps
+            answer.close()
+
+
 @pytest.mark.parametrize(
     "cut",
     [
