@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from benchmarks import cold, epochs, herd, memory, scaling, transform, warm
+from benchmarks import cold, epochs, herd, memory, policies, scaling, transform, warm
 from benchmarks.bench import FULL, QUICK, Bench, Scale
 from benchmarks.table import Row, as_json, as_table, into_page, machine
 
@@ -34,6 +34,7 @@ BENCHMARKS: Benchmarks = {
     "transform": transform.measure,
     "scaling": scaling.measure,
     "epochs": epochs.measure,
+    "policies": policies.measure,
     "memory": memory.measure,
 }
 
