@@ -16,7 +16,8 @@ from shardgate_gateway.cache.source import Freshness, StoreSource
 from shardgate_gateway.etl.local.runner import LocalRunner
 from shardgate_gateway.etl.options import TransformOptions
 from shardgate_gateway.etl.registry import Registry, TransformRecord
-from shardgate_gateway.etl.relay import Relay, TransformRequest
+from shardgate_gateway.etl.relay import Relay
+from shardgate_gateway.etl.transform_request import TransformRequest
 from shardgate_gateway.settings import CacheSettings, EtlSettings, UpstreamSettings
 from shardgate_gateway.state.database import Database, database_url
 from shardgate_gateway.stores.local_folder import LocalFolder

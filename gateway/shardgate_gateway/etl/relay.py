@@ -25,8 +25,8 @@ import logging
 import os
 import random
 import secrets
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NoReturn
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from shardgate import wire
 from shardgate.urls import ObjectName, object_path
@@ -36,29 +36,26 @@ from shardgate_gateway.errors import (
     GatewayError,
     LocalStorageError,
     NotFound,
-    SampleError,
     TransformChanged,
-    TransformError,
     UpstreamUnavailable,
     WorkerLost,
 )
+from shardgate_gateway.etl.attempt import Attempt, StageBusy
 from shardgate_gateway.etl.generation import Identifier, difference
 from shardgate_gateway.etl.pause import Budget, PatientReceiver
-from shardgate_gateway.etl.pipeline import STAGE_SECONDS, name_stage, pipeline_id, pipeline_query
+from shardgate_gateway.etl.pipeline import name_stage, pipeline_id, pipeline_query
 from shardgate_gateway.etl.progress import Progress
 from shardgate_gateway.tokens import APPLY, READ, exact
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 
-    from shardgate_gateway.cache.reader import Reading
-    from shardgate_gateway.cache.source import Source
     from shardgate_gateway.etl.pipeline import Stage
-    from shardgate_gateway.etl.registry import Registry, TransformRecord
+    from shardgate_gateway.etl.registry import Registry
     from shardgate_gateway.etl.runner import Runner, WorkerConnection
     from shardgate_gateway.etl.stats import Outcome
+    from shardgate_gateway.etl.transform_request import TransformRequest
     from shardgate_gateway.settings import EtlSettings
-    from shardgate_gateway.stores.base import ObjectMeta
 
 log = logging.getLogger(__name__)
 
@@ -67,88 +64,6 @@ BACKOFF_SECONDS = 0.05
 MAX_BACKOFF_SECONDS = 2.0
 STAGE_PAUSE_SECONDS = (0.05, 1.0)
 """Before a stage asks again whose input had no worker: chosen at random between these."""
-
-
-@dataclass(slots=True)
-class Found:
-    """What is known of a result when it is complete, and was not when it began.
-
-    Attributes:
-        environment: Of the workers that make it.
-        gaps: Samples that were left out for a cause that may pass. A worker that was lost counts its own as one.
-        random: Samples that drew random numbers.
-        unstable: Samples that came out differently when they were run again.
-    """
-
-    environment: dict[str, str] = field(default_factory=dict)
-    gaps: int = 0
-    random: int = 0
-    unstable: int = 0
-
-    def add(self, stats: wire.Stats) -> None:
-        self.gaps += stats.samples_gaps
-        self.random += stats.samples_random
-        self.unstable += stats.samples_unstable
-
-    @property
-    def may_be_kept(self) -> bool:
-        """Another run would most probably give the same bytes."""
-        return not self.gaps and not self.unstable
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransformRequest:
-    """One object version through one transform.
-
-    Attributes:
-        source: The raw object.
-        reading: Of it; stays open until the stream is closed.
-        before: Earlier stages of a pipeline, whose result is the input in place of the raw object.
-        version: Of that input, where there are any.
-        stages: Of the whole pipeline.
-        reader: Id of the transform whose worker reads it, the next stage; "" for anybody else.
-        found: What the workers said of the result, while it is computed and after.
-    """
-
-    record: TransformRecord
-    source: Source
-    reading: Reading
-    args: str = ""
-    seed: int = 0
-    epoch: int = 0
-    request_id: str = ""
-    before: tuple[Stage, ...] = ()
-    version: ObjectMeta | None = None
-    stages: int = 1
-    reader: str = ""
-    found: Found = field(default_factory=Found)
-
-    @property
-    def input_version(self) -> ObjectMeta:
-        """Of what the worker reads."""
-        return self.version or self.reading.meta
-
-    @property
-    def reads_once(self) -> bool:
-        """Reading the input again need not give the same bytes, unless it lies here."""
-        if self.before:
-            return True
-        is_here = self.reading.file is not None or self.reading.content is not None
-        return self.reading.meta.weak and not is_here
-
-    @property
-    def anchored(self) -> bool:
-        """Every worker has to begin at the first byte: what a checkpoint says would not hold for another one."""
-        return self.record.manifest.kind != "sample" or self.reads_once
-
-    @property
-    def waits(self) -> float | None:
-        """Seconds for a free worker, None for as long as it takes."""
-        return STAGE_SECONDS if self.reader and self.reader < self.record.id else None
-
-    def blame(self, error: GatewayError) -> GatewayError:
-        name_stage(error, len(self.before) + 1, self.stages, self.record.id)
-        return error
 
 
 class Relay:
@@ -227,7 +142,7 @@ class Relay:
         patience = self._settings.release_seconds
         outcome: Outcome = "released"
         while outcome != "completed":
-            attempt = _Attempt(progress.sample, progress.delivered, patience, has_stage_before=bool(request.before))
+            attempt = Attempt(progress.sample, progress.delivered, patience, has_stage_before=bool(request.before))
             try:
                 token = self._sign([_scope(request)])  # anew for each attempt: it is good for minutes
                 connection = await self._connect(request, progress.resume(replace(job, token=token)))
@@ -320,7 +235,7 @@ class Relay:
             raise Busy(f"no worker of {request.record.id} is free", hint="add workers", retry_after=1.0) from None
 
     async def _work(
-        self, connection: WorkerConnection, progress: Progress, attempt: _Attempt, label: str
+        self, connection: WorkerConnection, progress: Progress, attempt: Attempt, label: str
     ) -> AsyncGenerator[memoryview]:
         """What one worker gives, until it says END, or is given up for a reader that pauses or for new poison."""
         receiver = PatientReceiver(connection, self._budget, attempt.patience, anchored=progress.anchored)
@@ -352,7 +267,7 @@ class Relay:
         self, request: TransformRequest, progress: Progress, error: GatewayError, *, begun: bool
     ) -> None:
         """Return when it is time for another worker; raise `error` if there shall be none."""
-        if isinstance(error, _StageBusy):
+        if isinstance(error, StageBusy):
             await asyncio.sleep(random.uniform(*STAGE_PAUSE_SECONDS))  # noqa: S311 (not at the same time as others)
             return
         if isinstance(error, Busy):
@@ -384,63 +299,6 @@ class Relay:
             once=request.reads_once,
             stages=request.stages if request.before else 0,
         )
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """One worker's share of the work.
-
-    Attributes:
-        patience: Seconds that it waits for a reader that pauses.
-        has_stage_before: Its input is the result of an earlier stage; without one, none can have failed or be busy.
-        outcome: What it is if nothing else happens: the reader leaves.
-        gaps: A sample was left out for a cause that may pass.
-    """
-
-    first_sample: int
-    first_byte: int
-    patience: float
-    has_stage_before: bool = False
-    outcome: Outcome = "abandoned"
-    reported: wire.Stats | None = None
-    gaps: bool = False
-
-    @property
-    def running(self) -> bool:
-        return self.outcome == "abandoned"
-
-    def end(self, outcome: Outcome, stats: wire.Stats) -> None:
-        self.outcome, self.reported = outcome, stats
-
-    def fail(self, failure: wire.Failure, label: str) -> NoReturn:
-        """Account for a FAIL and raise what it means, naming the shard."""
-        self.end("failed", failure.stats)
-        if failure.code == "stage_failed" and self.has_stage_before:
-            raise TransformError(failure.message, hint=failure.hint)
-        if failure.code == "stage_busy" and self.has_stage_before:
-            raise _StageBusy(failure.message, hint=failure.hint)
-        message = failure.message if label in failure.message else f"{label}: {failure.message}"
-        if failure.code == "sample_failed":
-            raise SampleError(
-                message, hint=failure.hint, sample=failure.sample, key=failure.key, traceback=failure.traceback
-            )
-        if failure.code == "input_invalid":
-            raise TransformError(message, hint=failure.hint)
-        error = UpstreamUnavailable if failure.code == "input_unavailable" else WorkerLost
-        raise error(message, hint=failure.hint)
-
-    def stats(self, progress: Progress) -> wire.Stats:
-        """What the worker reported, or what is known of one that could not."""
-        done = wire.Stats(
-            samples_in=max(0, progress.sample - self.first_sample),
-            samples_gaps=int(self.gaps),
-            bytes_out=progress.delivered - self.first_byte,
-        )
-        return self.reported or done
-
-
-class _StageBusy(Busy):
-    """An earlier stage has no worker free, and this one is not to be held meanwhile."""
 
 
 def _scope(request: TransformRequest) -> str:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from shardgate_gateway.cache.source import Freshness, Source, entry_name_in, group_name
 from shardgate_gateway.errors import GatewayError, GenerationChanged, PreconditionFailed
 from shardgate_gateway.etl.pipeline import Stage, pipeline_id
-from shardgate_gateway.etl.relay import Found, TransformRequest
+from shardgate_gateway.etl.transform_request import Found, TransformRequest
 from shardgate_gateway.stores.base import ObjectMeta, ObjectStream
 
 if TYPE_CHECKING:
