@@ -150,15 +150,20 @@ def parse_retry_after(text: str | None) -> float | None:
     return None if when is None else max(0.0, (when - datetime.now(UTC)).total_seconds())
 
 
-def _check_coding(headers: CIMultiDictProxy[str], name: str) -> None:
-    words = ",".join(headers.getall(hdrs.CONTENT_ENCODING, [])).lower().split(",")
-    for word in words:
+def coding_of(headers: CIMultiDictProxy[str]) -> str:
+    """How a body is encoded, where its bytes are others for that; "" for none, and for words that change nothing."""
+    for word in ",".join(headers.getall(hdrs.CONTENT_ENCODING, [])).lower().split(","):
         coding = word.partition(";")[0].strip(" \t")
         if coding.removeprefix("x-") in CODINGS:
-            raise UpstreamCorrupt(
-                f"{name}: the server sent it encoded as {safe_line(coding, 20)}, which is not the object",
-                hint=NOT_ENCODED,
-            )
+            return safe_line(coding, 20)
+    return ""
+
+
+def _check_coding(headers: CIMultiDictProxy[str], name: str) -> None:
+    if coding := coding_of(headers):
+        raise UpstreamCorrupt(
+            f"{name}: the server sent it encoded as {coding}, which is not the object", hint=NOT_ENCODED
+        )
 
 
 def _span(status: int, length: int | None, headers: CIMultiDictProxy[str], name: str) -> Span:

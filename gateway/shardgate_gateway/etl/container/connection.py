@@ -9,7 +9,7 @@ in a task of its own. Neither side is buffered beyond some hundred kilobytes: a 
 answer, and a container that pauses stops the upload.
 
 **No limit but for progress.** Any byte in either direction counts. An answer without length and without chunks is
-refused: its end would look like its loss.
+refused: its end would look like its loss. So is an encoded one: its bytes would be taken for the result.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from shardgate.framing import framing_of
 from shardgate_gateway.errors import TransformError, WorkerLost
 from shardgate_gateway.etl.container.source import InputBody, InputFailed, open_source
 from shardgate_gateway.etl.runner import Chunk, WorkerConnection
+from shardgate_gateway.stores.origin_answer import coding_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -250,4 +251,9 @@ def _check_framing(response: aiohttp.ClientResponse, worker: str) -> None:
         raise TransformError(
             f"the end of what container {worker} answered can't be known: {problem}",
             hint="answer by HTTP/1.1, with a Content-Length or chunks",
+        )
+    if coding := coding_of(response.headers):
+        raise TransformError(
+            f"container {worker} answered encoded as {coding}, which no reader would know of",
+            hint="it is asked for `identity`: switch off what compresses its answers",
         )

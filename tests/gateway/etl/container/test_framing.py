@@ -69,3 +69,10 @@ async def test_a_chunked_body_that_was_cut_anywhere_is_not_whole(answer: bytes) 
             await result(url)
         with pytest.raises(aiohttp.ClientError):
             await source(url)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "x-gzip", "identity, br", "zstd"])
+async def test_an_encoded_answer_is_never_the_result(coding: str) -> None:
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(BODY)}\r\nContent-Encoding: {coding}\r\n\r\n"
+    with answering(head.encode() + BODY) as url, pytest.raises(TransformError, match="encoded as"):
+        await result(url)
