@@ -69,7 +69,7 @@ async def resolve_pipeline(registry: Registry, names: str, args: str, limit: int
                 f"{record.id} stands twice in the pipeline, and would wait for itself",
                 hint="register the function under a second name",
             )
-    shares = _shares(parts, records, canonical(args, limit))
+    shares = _shares(parts, records, canonical(args, limit), limit)
     for record, share in zip(records, shares, strict=True):
         check_taken(record, share)
     return tuple(map(Stage, records, shares))
@@ -94,7 +94,8 @@ def name_stage(error: GatewayError, stage: int, stages: int, transform_id: str) 
         error.message = f"stage {stage} of {stages}, {transform_id}: {error.message}"
 
 
-def _shares(parts: list[str], records: list[TransformRecord], args: str) -> list[str]:
+def _shares(parts: list[str], records: list[TransformRecord], args: str, limit: int) -> list[str]:
+    """The args of each stage, as a request for this stage alone would have them: its worker's input is asked for so."""
     if len(records) == 1:
         return [args]
     given = parsed(args) if args.startswith("{") else args or {}
@@ -106,7 +107,7 @@ def _shares(parts: list[str], records: list[TransformRecord], args: str) -> list
         if len(keys) > 1:
             raise BadRequest(f"args is there twice for {record.id}: {' and '.join(keys)}", hint=_EACH)
         value = given[keys[0]] if keys else ""
-        shares.append(value if isinstance(value, str) else spelled(value))
+        shares.append(canonical(value, limit) if isinstance(value, str) else spelled(value))
     known = {name for part, record in zip(parts, records, strict=True) for name in (part, record.id, record.name)}
     if stray := sorted(given.keys() - known):
         raise BadRequest(f"args is for {stray[0]!r}, which is no stage of the pipeline", hint=_EACH)

@@ -140,6 +140,7 @@ def test_args_go_to_the_stage_that_they_name(gateway: GatewayProcess) -> None:
     client, pipeline = gateway.client, a >> b
     assert b"deep" in pipeline.get(BUCKET, "a.tar", args={"suffix": {"deep": [1, 2]}})
     assert b'{"deep":[1,2]}' in (b >> a).get(BUCKET, "a.tar", args={"suffix": {"deep": [1, 2]}})
+    assert b'{"deep":[1]}' in (b >> a).get(BUCKET, "a.tar", args={"suffix": '{ "deep": [1] }'}), "JSON in a string"
     for args, message in (
         ("text", "args does not say which transform it is for"),
         ({"shout": 1}, "'shout', which is no stage"),
@@ -209,7 +210,7 @@ class Unborn:
 def test_workers_of_both_stages_may_be_killed(gateway: GatewayProcess) -> None:
     a, b = made(gateway, slow), made(gateway, noise)
     pipeline = a >> b
-    whole = pipeline.get(BUCKET, "a.tar")
+    whole = pipeline.get(BUCKET, "a.tar", epoch=1)
     stop = threading.Event()
 
     def kill() -> None:
@@ -221,7 +222,7 @@ def test_workers_of_both_stages_may_be_killed(gateway: GatewayProcess) -> None:
     thread = threading.Thread(target=kill)
     thread.start()
     try:
-        assert pipeline.get(BUCKET, "a.tar") == whole
+        assert pipeline.get(BUCKET, "a.tar", epoch=1) == whole
     finally:
         stop.set()
         thread.join()
