@@ -48,7 +48,8 @@ from tcp_runner import RemoteReading, TcpRunner
 from shardgate.capture import capture
 from shardgate.urls import Bucket, object_path
 from shardgate_gateway.errors import GatewayError
-from shardgate_gateway.etl.relay import Relay, TransformRequest
+from shardgate_gateway.etl.relay import Relay
+from shardgate_gateway.etl.transform_request import TransformRequest
 from shardgate_gateway.stores.base import ObjectMeta
 
 if TYPE_CHECKING:
