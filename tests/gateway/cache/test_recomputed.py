@@ -73,7 +73,9 @@ async def test_an_heir_says_what_the_filler_before_has_left(new_cache, store, so
     assert proves(source, body)
 
 
-async def test_a_reader_whose_disk_fills_up_says_what_it_was_given(cache, store, source, file_limit):
+@pytest.mark.parametrize("weak", [False, True])
+async def test_a_reader_whose_disk_fills_up_says_what_it_was_given(cache, store, source, file_limit, weak):
+    store.weak = weak
     body = noise(6 * MIB)
     store.write("a", body)
     file_limit(3 * MIB)
@@ -81,7 +83,9 @@ async def test_a_reader_whose_disk_fills_up_says_what_it_was_given(cache, store,
     assert proves(source, body)
 
 
-async def test_a_damaged_entry_is_continued_with_what_was_read_of_it(new_cache, store, source, entry_files):
+@pytest.mark.parametrize("weak", [False, True])
+async def test_a_damaged_entry_is_continued_with_what_was_read_of_it(new_cache, store, source, entry_files, weak):
+    store.weak = weak
     body = noise(12 * MIB)
     store.write("a", body)
     await (await new_cache()).prefetch(source)
