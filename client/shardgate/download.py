@@ -5,9 +5,10 @@ A GET may break off in the middle: a gateway is restarted, a proxy gives up. The
 only under the same strong ETag, which promises the same bytes, and its beginning is dropped. A body is whole if its
 Content-Length came, or the last chunk of a chunked one; anything else raises.
 
-**Results of transforms** that are computed while they are read, or have a weak ETag, are made anew when they are asked
-for again. So they are read again from the first byte, and what was handed out is compared by its checksum before
-another byte follows: a function that gives other bytes the second time costs an error, and never a mixture.
+**Results of transforms** may be made anew when they are asked for again: one that was kept may be evicted meanwhile,
+and a strong ETag is no more than the function's promise. So they are read again from the first byte, and what was
+handed out is compared by its checksum before another byte follows: a function that gives other bytes the second time
+costs an error, and never a mixture.
 """
 
 from __future__ import annotations
@@ -66,10 +67,10 @@ class ObjectReader(io.RawIOBase):
         self.size = self._length(self._response)
         self.etag = self.headers.get("ETag", "")
         is_weak = self.etag.startswith("W/")
-        self._is_remade = wire.TRANSFORM_HEADER in self.headers and (self.size is None or is_weak)
+        self._is_remade = wire.TRANSFORM_HEADER in self.headers
         self._can_continue = bool(self.etag) and (self._is_remade or not is_weak)
         self._digest = xxhash.xxh3_128()
-        """Of the bytes handed out, where the body is made anew."""
+        """Of the bytes handed out, where the body may be made anew."""
         notice_opened(target, self.headers)
 
     def readable(self) -> bool:

@@ -27,7 +27,7 @@ from servers_toxiproxy import start_toxiproxy
 from shards import random_bytes, tar_of
 
 from servers import free_port
-from shardgate import Client, ShardgateError, WDTransform
+from shardgate import Client, ShardgateError, TransferIncomplete, WDTransform
 from shardgate.notices import ResultWarning
 from shardgate.wds_opener import open_url
 
@@ -327,6 +327,27 @@ def test_an_evict_and_a_delete_reach_kept_results(gateway, tmp_path):
             etl.delete()
             etl = register()
         assert said(etl) == {words}
+
+
+@pytest.mark.servers
+def test_a_kept_result_that_is_made_anew_under_a_reader_is_never_mixed(gateway, network, tmp_path):
+    file = tmp_path / "words"
+    file.write_text("1" * SIZE)
+    etl = WDTransform(gateway.client, say_what_a_file_says, "says-much", "", cache="always")
+    options = {"transform_id": etl.uuid, "args": str(file)}
+    for _ in range(2):
+        gateway.client.get("file://b", "a.tar", **options)
+    network.toxic("limit_data", bytes=SIZE + SIZE // 2)
+
+    def make_anew(_: float) -> None:
+        file.write_text("2" * SIZE)
+        gateway.client.cache.evict("file://b", "a.tar")
+        network.clear()
+
+    with Client(network.url).open("file://b", "a.tar", **options) as reader:
+        reader._sleep = make_anew
+        with pytest.raises(TransferIncomplete, match="came out differently"):
+            reader.readall()
 
 
 TAGS = {"weak": 'W/"v1"', "quoted": '"v1%2Fabc"', "spaced": '"a b"', "none": None}
