@@ -12,6 +12,9 @@ from shards import shard
 
 from shardgate import WDTransform
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*without an epoch:shardgate.notices.ResultWarning")
+"""The same request again is what is tested here."""
+
 own_generator = np.random.default_rng(7)
 own_random = random.Random(7)
 calls = [0]
