@@ -124,7 +124,8 @@ class JobRun:
             stats.samples_out += count
             stats.samples_skipped += not count
             output.write(pieces)
-            output.end_sample(wire.Checkpoint(index, end, gap=stats.samples_gaps > 0))
+            whole = not processor.makes_keys
+            output.end_sample(wire.Checkpoint(index, end, whole, gap=stats.samples_gaps > 0))
             del raw, pieces  # or they would live until the next sample is read
         stats.samples_random += seeds.drew
         self.source.finish()

@@ -65,6 +65,8 @@ class Output:
 
     def end_sample(self, checkpoint: Checkpoint) -> None:
         """Everything written so far is whole samples, and `checkpoint` says where to go on."""
+        if not checkpoint.whole and self._checkpoint.whole and self._whole > self._outlet.announced:
+            self._outlet.announce(self._whole, self._checkpoint)  # the last one at which another worker may begin
         self._whole = self._outlet.written
         self._checkpoint = checkpoint
         now = clock.perf_counter()

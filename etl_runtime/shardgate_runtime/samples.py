@@ -128,6 +128,10 @@ class SampleProcessor:
 
     Args:
         stats: Where the seconds of each phase are added up.
+
+    Attributes:
+        makes_keys: A key was written that is not made of that of its sample. Whether it comes twice is known here
+            alone, so no other worker may begin behind it.
     """
 
     def __init__(
@@ -142,6 +146,7 @@ class SampleProcessor:
         self._decode = make_decoder(manifest.decoder)
         self._encode = Encoder(manifest.decoder)
         self._keys = Keys()
+        self.makes_keys = False
         self._function = function
         self._args = args
         self._seeds = seeds
@@ -204,6 +209,7 @@ class SampleProcessor:
     def _check_repeats(self, samples: list[dict[str, Any]], raw: RawSample, url: object) -> None:
         for sample in samples:
             key = sample["__key__"]
+            self.makes_keys |= not key.startswith(raw.key) and not key.endswith(raw.key)
             if not self._keys.add(key):
                 message = (
                     f"the __key__ {safe_line(repr(key), 200)} is that of an earlier sample of the output already "

@@ -106,3 +106,20 @@ def test_a_reader_that_stops_and_comes_back_misses_nothing(runtime: Runtime, who
                 break
     assert sent == whole
     assert attempts > 3
+
+
+def rename(sample: dict[str, Any], args: str) -> dict[str, Any]:
+    """Keys of the function's own from sample 20 on."""
+    key = sample["__key__"]
+    number = int(key.rpartition("/")[2])
+    return {"__key__": f"{key}-small" if number < 20 else f"new{number // int(args)}", "bin": sample["bin"]}
+
+
+@pytest.mark.parametrize("ring", [True, False])
+def test_no_worker_begins_behind_keys_that_it_could_not_know(start_shared: Callable[..., Runtime], ring: bool) -> None:
+    runtime = start_shared(rename, options={"workers": 1})
+    once = runtime.run(SHARD, args="1", ring=ring)
+    assert max(at.next_sample for _, at in once.checkpoints if at.whole) == 20
+    assert once.end == once.total
+    twice = runtime.run(SHARD, args="10", ring=ring)
+    assert "is that of an earlier sample" in twice.failure.message

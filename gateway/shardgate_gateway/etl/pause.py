@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 BUDGET_BYTES = 256 << 20
 """Ends of samples in memory, per process."""
+STREAM_BYTES = 64 << 20
+"""Of one stream: what has not ended by then is a large sample, or a worker at whose samples no other may begin."""
 
 
 class Budget:
@@ -126,7 +128,7 @@ class PatientReceiver:
                     self._collected.append(received)
                     return
                 count = len(received.data)
-                if not self._budget.take(count):
+                if self._held + count > STREAM_BYTES or not self._budget.take(count):
                     return
                 self._held += count
                 self._collected.append(Chunk(memoryview(bytes(received.data)), received.checkpoint))
