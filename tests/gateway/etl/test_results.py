@@ -12,6 +12,7 @@ import pytest
 from etl import Etl, etl_in, eventually
 from shards import shard
 
+from shardgate_gateway.cache import fill
 from shardgate_gateway.cache.reader import FileSpan, Reading
 from shardgate_gateway.errors import GenerationChanged, PreconditionFailed, SampleError
 from shardgate_gateway.etl.asked import SLOTS, Asked
@@ -280,7 +281,10 @@ def test_asked_remembers_what_it_can_and_never_more(tmp_path: Path) -> None:
     other.close()
 
 
-async def test_a_reader_that_leaves_a_kept_result_does_not_stop_it(kept: Kept) -> None:
+async def test_a_reader_that_leaves_a_kept_result_does_not_stop_it_at_once(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fill, "UNWANTED_SECONDS", 60.0)
     record = await kept.register("always")
     reading = await kept.etl.cache.open(await kept.result(record))
     reading.aclose()
