@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from shardgate import wire
@@ -21,7 +22,17 @@ if TYPE_CHECKING:
 REMEMBERED = 65_536
 """Targets without an epoch that were opened, per process."""
 _EPOCH = re.compile(r"[?&;](epoch|e)=")
-_opened: set[int] = set()
+
+
+@dataclass
+class _Opened:
+    """What was opened without an epoch: hashes of targets, and whether somebody was warned."""
+
+    targets: set[int] = field(default_factory=set)
+    has_warned: bool = False
+
+
+_opened = _Opened()
 
 
 class ResultWarning(UserWarning):
@@ -30,12 +41,13 @@ class ResultWarning(UserWarning):
 
 def notice_opened(target: str, headers: Mapping[str, str]) -> None:
     """Warn where the same random result is opened again without an epoch."""
-    if wire.RANDOM_HEADER not in headers or _EPOCH.search(target) or len(_opened) >= REMEMBERED:
+    if _opened.has_warned or wire.RANDOM_HEADER not in headers or _EPOCH.search(target):
         return
-    if hash(target) not in _opened:
-        _opened.add(hash(target))
+    if hash(target) not in _opened.targets:
+        if len(_opened.targets) < REMEMBERED:
+            _opened.targets.add(hash(target))
         return
-    _opened.update(range(REMEMBERED))  # once is enough
+    _opened.has_warned = True
     warnings.warn(
         f"{target.partition('?')[0]} is read again without an epoch, and its transform draws random numbers: they are "
         "the same as the last time. Put epoch=N into its URL, as in expand_object_urls(..., epoch=N)",

@@ -274,7 +274,7 @@ def test_samples_that_are_missing_for_want_of_time_are_told_at_the_end(client: C
 def test_a_random_result_that_is_read_twice_without_an_epoch_is_told_once(
     client: Client, gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notices, "_opened", set())
+    monkeypatch.setattr(notices, "_opened", notices._Opened())
     gateway.results, gateway.answer_headers = True, {"X-Shardgate-Random": "1"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
