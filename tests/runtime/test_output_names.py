@@ -7,7 +7,7 @@ import os
 from contextlib import closing
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from webdataset.tariterators import group_by_keys, tar_file_iterator, valid_sample
 
@@ -49,6 +49,7 @@ def by_webdataset(data: bytes) -> list[dict]:
 @settings(deadline=None, max_examples=200)
 def test_whatever_is_accepted_reads_back_as_it_was(key: str, fields: list[str]) -> None:
     sample = {"__key__": key, **{field: b"x" for field in fields if field[:1] != "_" and field}}
+    assume(not any(field.lower().endswith("gz") for field in fields))  # their values are compressed
     try:
         check_names(sample)
     except SampleFailed:

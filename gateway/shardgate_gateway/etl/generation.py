@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from shardgate_gateway.etl.runner import Runner
 
 
-ASK_AGAIN_SECONDS = 2.0
+ASK_AGAIN_SECONDS = 1.0
+REMEMBERED = 4096
 OPTIONS_VARIABLE = "SHARDGATE_OPTIONS"
 """Environment variable by which a runtime knows the options that it was started with, as `options_digest` has them."""
 
@@ -63,8 +64,8 @@ class Identifier:
         self._runner = runner
         self._registry = registry
         self._asking: dict[str, asyncio.Task[TransformRecord]] = {}
-        self._asked: dict[str, float] = {}
-        """When workers said that they were started with other options than those that hold from the next start."""
+        self._asked: dict[tuple[str, str], float] = {}
+        """When workers said that they were started with other options than these, which hold from the next start."""
 
     async def identified(self, record: TransformRecord) -> TransformRecord:
         """The record with its environment. Starts the transform where nobody knows it yet.
@@ -83,9 +84,8 @@ class Identifier:
     def _is_outdated(self, record: TransformRecord) -> bool:
         wanted = options_digest(record.options)
         if record.environment.get("options", wanted) == wanted:
-            self._asked.pop(record.id, None)
             return False
-        return time.monotonic() - self._asked.get(record.id, -math.inf) > ASK_AGAIN_SECONDS
+        return time.monotonic() - self._asked.get((record.id, wanted), -math.inf) > ASK_AGAIN_SECONDS
 
     def _forget(self, transform_id: str, done: asyncio.Task[TransformRecord]) -> None:
         del self._asking[transform_id]
@@ -100,7 +100,9 @@ class Identifier:
             hello = connection.hello
         finally:
             connection.close()
-        self._asked[record.id] = time.monotonic()
+        if len(self._asked) >= REMEMBERED:
+            self._asked.clear()
+        self._asked[record.id, options_digest(record.options)] = time.monotonic()
         return await self._registry.learn(record, environment=hello.environment, unstable=not hello.reproducible)
 
     async def aclose(self) -> None:

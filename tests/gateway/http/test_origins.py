@@ -16,6 +16,8 @@ from yarl import URL
 
 from shardgate import Client, NotFound, UpstreamFailed
 from shardgate_gateway.cache.peer import PeerBucket
+from shardgate_gateway.cluster.connection import PeerClient
+from shardgate_gateway.cluster.membership import Member
 from shardgate_gateway.settings import UpstreamSettings
 from shardgate_gateway.stores.http_origin import HttpOrigin
 
@@ -109,7 +111,8 @@ async def test_any_etag_is_the_same_version_at_another_gateway(
     origin.head = Fault(headers=headers)
     origin.fail(f"shared-{name}", Fault(headers=headers), times=100)
     store = HttpOrigin(URL(origin.url), UpstreamSettings(), label=BUCKET)
-    peer = PeerBucket(gateway.endpoint, "http", "w", UpstreamSettings(), lambda: "t", only_cached=False)
+    client = PeerClient(1.0)
+    peer = PeerBucket(client, Member("peer", gateway.endpoint), "http", "w", lambda: "t", only_cached=False)
     try:
         found, theirs = await store.head(f"shared-{name}"), await peer.head(f"shared-{name}")
         assert (theirs.etag, theirs.weak, theirs.size) == (found.etag, found.weak, found.size)
@@ -119,6 +122,7 @@ async def test_any_etag_is_the_same_version_at_another_gateway(
     finally:
         await store.aclose()
         await peer.aclose()
+        client.close()
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 410, 500])
