@@ -4,8 +4,8 @@ The kernel gives a process whose parent died to the nearest "child subreaper" ab
 its own (`setsid`, daemons). The runtime's parent is one, and so is each worker. A daemon of a worker that lives is thus
 the worker's child; what comes to the parent was left by a worker that is dead, and is killed.
 
-A worker does not take the exit status of what it adopts, for it can't tell that from what user code will wait for. So a
-daemon that ends stays a zombie for as long as its worker lives.
+A worker can't tell what it adopted from what user code will wait for. So it takes the exit status of dead children only
+while no user code runs, and only of those that nobody has waited for in some seconds (`Undertaker`).
 """
 
 from __future__ import annotations
@@ -50,6 +50,31 @@ def children() -> list[int]:
                 if int(words[1]) == own:
                     found.append(int(entry.name))
     return found
+
+
+class Undertaker:
+    """Buries the dead children of an idle worker that nobody waits for."""
+
+    def __init__(self) -> None:
+        self._dead: set[int] = set()
+
+    def look(self) -> bool:
+        """Take the exit status of those that were dead at the last look already; whether there are children at all."""
+        found = children()
+        dead = {pid for pid in found if _is_dead(pid)}
+        for pid in dead & self._dead:
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        self._dead = dead - self._dead
+        return bool(found)
+
+
+def _is_dead(pid: int) -> bool:
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return False
+    return words[0] == "Z"
 
 
 def kill_orphans(own: Collection[int]) -> bool:

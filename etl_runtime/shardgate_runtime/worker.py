@@ -11,6 +11,7 @@ import errno
 import faulthandler
 import logging
 import os
+import select
 import signal
 import sys
 import traceback
@@ -24,7 +25,7 @@ from shardgate_runtime.connection import Connection, JobRefused
 from shardgate_runtime.failures import JobFailed, ReaderLeft, StartupError, describe
 from shardgate_runtime.job import JobRun, open_input
 from shardgate_runtime.limits import die_with_parent, limit_memory, prefer_to_be_killed
-from shardgate_runtime.orphans import adopt_orphans
+from shardgate_runtime.orphans import Undertaker, adopt_orphans
 from shardgate_runtime.outlet import DataOutlet, Outlet, Ring, RingOutlet
 from shardgate_runtime.reproducibility import Reproducibility
 from shardgate_runtime.scoreboard import Scoreboard, Slot, State
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LOOK_SECONDS = 5.0
+"""Between two looks of an idle worker for dead children."""
 SETUP_FAILED = 70
 """Exit code of a worker whose user code could not be set up; the reason stands in its note."""
 
@@ -61,6 +64,7 @@ class Worker:
         self._slot: Slot = options.scoreboard.slots[options.number]
         self._ring: Ring | None = None
         self._idle = False
+        self._undertaker = Undertaker()
         self._stopping = False
         self._environment = options.package.environment
         self._reproducibility = Reproducibility()
@@ -91,8 +95,11 @@ class Worker:
         """The next gateway, or None where the parent has shut the socket down, which it does when it stops."""
         self._slot.set_state(State.IDLE)
         self._idle = True
+        listener = self._options.listener
         try:
-            sock, _ = self._options.listener.accept()
+            while self._undertaker.look() and not select.select([listener], [], [], LOOK_SECONDS)[0]:
+                pass
+            sock, _ = listener.accept()
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise

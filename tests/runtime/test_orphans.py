@@ -191,3 +191,27 @@ def test_a_fork_in_setup_or_while_loading_makes_no_second_worker(tmp_path: Path)
 
 def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def leave_a_zombie(sample: dict[str, Any]) -> dict[str, Any]:
+    child = os.fork()
+    if not child:
+        os.fork()  # its parent ends at once, so its own end is the worker's to hear of
+        os._exit(0)
+    os.waitpid(child, 0)
+    return sample | {"txt": str(os.getpid())}
+
+
+def test_no_zombie_outlives_an_idle_worker_for_long(start_shared: Callable[..., Runtime]) -> None:
+    runtime = start_shared(leave_a_zombie, options={"workers": 1})
+    conversation = runtime.run(tar_of([("0.txt", b"x")]))
+    ((_, pid),) = members_of(bytes(conversation.output))
+
+    def zombies() -> list[str]:
+        pids = Path(f"/proc/{int(pid)}/task/{int(pid)}/children").read_text().split()
+        return [pid for pid in pids if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"]
+
+    deadline = time.monotonic() + 60
+    while zombies():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

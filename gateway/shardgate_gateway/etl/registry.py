@@ -223,9 +223,11 @@ class Registry:
         if known == record:
             return record
         row = await self._database.write(lambda session: _learn(session, known, environment))
-        for name in [name for name, (found, _) in self._lookups.items() if found.id == known.id]:
-            del self._lookups[name]  # alone: workers that say something new each time shall not slow others down
-        return _record(row)
+        learned = _record(row)
+        for name, (found, until) in self._lookups.items():
+            if found.id == learned.id:
+                self._lookups[name] = learned, until
+        return learned
 
     async def page(self, after: str = "", limit: int = PAGE) -> tuple[list[TransformRecord], str]:
         """Some transforms, the newest first, and what to give as `after` for the next page; "" if there is none.
