@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from shardgate_gateway.errors import BadRequest, PreconditionFailed
-from shardgate_gateway.http.conditions import Version, http_date, not_modified, quoted, range_applies
-from shardgate_gateway.stores.base import ObjectMeta
+from shardgate_gateway.http.conditions import Version, http_date, not_modified, range_applies
+from shardgate_gateway.stores.base import ObjectMeta, quoted_etag
 
 WHEN = datetime(2026, 11, 21, 8, 0, 0, 500_000, tzinfo=UTC)
 STRONG = Version("abc", last_modified=WHEN)
@@ -110,7 +110,7 @@ def test_ordinary_etags_stand_in_headers_as_they_are() -> None:
 
 @given(st.text(min_size=1, max_size=40))
 def test_any_etag_of_a_store_makes_a_harmless_header_that_matches_itself(etag: str) -> None:
-    version = Version(quoted(etag))
+    version = Version(quoted_etag(etag))
     assert version.header.isascii()
     assert version.header.isprintable()
     assert version.header.count('"') == 2
