@@ -106,6 +106,7 @@ def kill_at_random(gateway, dice: random.Random, counts: Counter[str]) -> None:
 # A minute of random kills; most schedules that matter come up in that time.
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore::shardgate.ResultWarning")  # one URL is read again and again on purpose
 def test_random_kills_never_make_a_wrong_byte(start_gateway, folder):
     dice = random.Random(SEED)
     raw = {f"{index}.tar": shard(120, seed=index) for index in range(SHARDS)}
