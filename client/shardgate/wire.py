@@ -15,10 +15,10 @@ FAIL is a lost worker. So the end of a shard is always said, never inferred.
 
 SPAN points into a shared-memory ring (a memfd that came with HELLO) and DATA carries the bytes themselves; both begin
 with a checkpoint: after these bytes, the next sample to run is `next_sample`, its first input byte is `next_input`, and
-`whole` tells whether the bytes end with the last byte of a sample. If not, they belong to `next_sample` alone; the
-end-of-archive blocks count as such a sample after the last. Another worker can begin at any whole checkpoint, and at no
-other: what a reader has of the sample after it comes again, and the gateway compares and drops it. END says how long
-the result is, which the gateway compares with what it got.
+`whole` tells whether another worker may begin there. It may not inside of a sample, nor behind one with a key that the
+function made up, since only this worker knows which keys came; the end-of-archive blocks count as such bytes. What a
+reader has after the last whole checkpoint comes again, and the gateway compares and drops it. END says how long the
+result is, which the gateway compares with what it got.
 
 The payloads of JOB, HELLO, END and FAIL are records (`shardgate.records`). JOB and HELLO carry `PROTOCOL`, and either
 side refuses a version that it does not speak, by FAIL with words.

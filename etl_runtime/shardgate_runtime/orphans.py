@@ -46,8 +46,7 @@ def children() -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with suppress(OSError):
-                words = (entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-                if int(words[1]) == own:
+                if int(_stat_of(int(entry.name))[1]) == own:
                     found.append(int(entry.name))
     return found
 
@@ -71,10 +70,15 @@ class Undertaker:
 
 def _is_dead(pid: int) -> bool:
     try:
-        words = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return _stat_of(pid)[0] == "Z"
     except OSError:
         return False
-    return words[0] == "Z"
+
+
+def _stat_of(pid: int) -> list[str]:
+    """The words of /proc/PID/stat from the state on: state, parent, ... Raises OSError."""
+    text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    return text.rpartition(")")[2].split()
 
 
 def kill_orphans(own: Collection[int]) -> bool:

@@ -64,7 +64,7 @@ class Output:
                 self._write_bytes(memoryview(piece.tobytes("A")))
 
     def end_sample(self, checkpoint: Checkpoint) -> None:
-        """Everything written so far is whole samples, and `checkpoint` says where to go on."""
+        """A sample is written; `checkpoint` says where to go on, and whether another worker may."""
         if not checkpoint.whole and self._checkpoint.whole and self._whole > self._outlet.announced:
             self._outlet.announce(self._whole, self._checkpoint)  # the last one at which another worker may begin
         self._whole = self._outlet.written
