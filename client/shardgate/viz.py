@@ -1,12 +1,12 @@
 """Looking at samples: originals in a shard, and what a loader makes of them.
 
-Both functions draw one row of images titled with their classes, and return matplotlib's Figure. In a notebook it shows
-itself; in a script, `save=` writes it to a file, or `plt.show()` opens a window.
+Both functions draw one row of images titled with their classes, and return matplotlib's Figure. A notebook shows it
+once, as the result of its cell; in the middle of a cell, `display(figure)` shows it. In a script, `save=` writes it
+to a file.
 """
 
 from __future__ import annotations
 
-import sys
 from contextlib import closing
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -94,12 +94,13 @@ def draw(rows: Sequence[tuple[str, Sequence[tuple[Any, str]]]]) -> Figure:
         MissingExtra: matplotlib is not installed.
     """
     try:
-        from matplotlib.figure import Figure  # noqa: PLC0415 - see MissingExtra
+        from shardgate.picture import Picture  # noqa: PLC0415 - see MissingExtra
     except ImportError as error:
         raise MissingExtra("matplotlib", "viz") from error
     columns = max((len(images) for _, images in rows), default=1) or 1
     height = INCHES + 0.3
-    figure = Figure(figsize=(INCHES * columns, height * len(rows)), dpi=PIXELS_PER_INCH, layout="constrained")
+    size = (INCHES * columns, height * len(rows))
+    figure = Picture(figsize=size, dpi=PIXELS_PER_INCH, layout="constrained")
     for band, (heading, images) in zip(figure.subfigures(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
         if heading:
             band.suptitle(heading, fontsize=11, fontweight="bold", x=0.01, ha="left")
@@ -115,9 +116,6 @@ def _row(images: list[tuple[Any, str]], save: str | os.PathLike[str] | None) -> 
     figure = draw([("", images)])
     if save is not None:
         figure.savefig(save)
-    display = sys.modules.get("IPython.display")
-    if display is not None and "ipykernel" in sys.modules:
-        display.display(figure)
     return figure
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from shards import picture_shard
 
 from shardgate import Client, display_loader_images, display_shard_images, viz
 
@@ -19,24 +18,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:webdataset")
 
 
-def shard(count: int, extension: str = "jpg") -> bytes:
-    from PIL import Image
-
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w") as tar:
-        for index in range(count):
-            picture = io.BytesIO()
-            Image.new("RGB", (40, 30), (10 * index, 20, 30)).save(picture, "JPEG" if extension == "jpg" else "PNG")
-            for name, body in (
-                (f"{index:03d}.cls", str(index).encode()),
-                (f"{index:03d}.{extension}", picture.getvalue()),
-            ):
-                member = tarfile.TarInfo(name)
-                member.size = len(body)
-                tar.addfile(member, io.BytesIO(body))
-    return data.getvalue()
-
-
 def titles(figure: Any) -> list[str]:
     return [axis.get_title() for band in figure.subfigs for axis in band.axes if axis.images]
 
@@ -44,19 +25,19 @@ def titles(figure: Any) -> list[str]:
 def test_the_first_images_of_a_shard_are_drawn_with_their_classes(
     client: Client, gateway: FakeGateway, tmp_path: Path
 ) -> None:
-    gateway.objects["gcp://b/train.tar"] = shard(6)
+    gateway.objects["gcp://b/train.tar"] = picture_shard(6)
     figure = display_shard_images(client, "gcp://b", "train.tar", objects=4, save=tmp_path / "row.png")
     assert titles(figure) == ["class 0", "class 1", "class 2", "class 3"]
     assert (tmp_path / "row.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_fewer_images_than_asked_for_are_no_error(client: Client, gateway: FakeGateway) -> None:
-    gateway.objects["gcp://b/two.tar"] = shard(2, "png")
+    gateway.objects["gcp://b/two.tar"] = picture_shard(2, "png")
     assert titles(display_shard_images(client, "gcp://b", "two.tar")) == ["class 0", "class 1"]
 
 
 def test_a_shard_without_images_says_what_it_holds(client: Client, gateway: FakeGateway) -> None:
-    gateway.objects["gcp://b/odd.tar"] = shard(1, "bin")
+    gateway.objects["gcp://b/odd.tar"] = picture_shard(1, "bin")
     with pytest.raises(ValueError, match=r"holds no image, only .*bin"):
         display_shard_images(client, "gcp://b", "odd.tar")
 

@@ -28,3 +28,16 @@ def shard(samples: int, size: int = 20_000, seed: int = 0) -> bytes:
         members[f"{index:06d}.bin"] = random_bytes(size, seed * 1_000_003 + index)
         members[f"{index:06d}.cls"] = b"%d" % index
     return tar_of(members)
+
+
+def picture_shard(count: int, extension: str = "jpg") -> bytes:
+    """A shard of pictures, each with its number as its class."""
+    from PIL import Image
+
+    members: dict[str, bytes] = {}
+    for index in range(count):
+        picture = io.BytesIO()
+        Image.new("RGB", (40, 30), (10 * index, 20, 30)).save(picture, "JPEG" if extension == "jpg" else "PNG")
+        members[f"{index:03d}.cls"] = str(index).encode()
+        members[f"{index:03d}.{extension}"] = picture.getvalue()
+    return tar_of(members)
