@@ -153,6 +153,7 @@ BY_CODE: dict[str, type[GatewayError]] = {
     "conflict": Conflict,
     "precondition_failed": Conflict,
     "busy": Busy,
+    "draining": Busy,
     "upstream_error": UpstreamFailed,
     "upstream_unavailable": UpstreamFailed,
     "upstream_stalled": UpstreamFailed,

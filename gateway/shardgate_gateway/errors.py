@@ -96,6 +96,12 @@ class Busy(GatewayError):
     place = ""
 
 
+class Draining(Busy):
+    """This gateway shuts down; another one answers."""
+
+    code = "draining"
+
+
 class UpstreamError(GatewayError):
     code = "upstream_error"
 

@@ -1,8 +1,10 @@
 """Members by name resolution: the addresses of a headless Service, or of any name that has one per gateway.
 
 An address is not a name that outlives a restart, so every address is asked who it is (`/readyz` says so) at each look.
-A new one that does not answer is not a member yet. A member that says nothing may be busy, and stays one; it goes when
-it can't be reached, says that it is not ready, or has left the name. An address may turn out to be our own.
+A new one that does not answer is not a member yet. A member that says nothing may be busy, and stays one. It goes at
+once when it says that it shuts down, or has left the name, and after `MISSES` looks at which it could not be reached or
+gave another answer: one lost connection would move all its objects, and move them back. Whoever talks to it meanwhile
+finds out for themselves that it is away (`peers.py`). An address may turn out to be our own.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from urllib.parse import urlsplit
 
 from shardgate_gateway.cluster.connection import Silent, json_object
 from shardgate_gateway.cluster.membership import Member, Membership, url_of
-from shardgate_gateway.errors import UpstreamUnavailable
+from shardgate_gateway.errors import Draining, UpstreamUnavailable
 
 if TYPE_CHECKING:
     from typing import Self
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 OK = 200
+MISSES = 3
+"""Looks in a row at which a member did not say that it is ready, after which it is a member no more."""
 
 
 class DnsMembership(Membership):
@@ -42,6 +46,7 @@ class DnsMembership(Membership):
         self._client = client
         self._refresh_seconds = refresh_seconds
         self._names: dict[str, str] = {}
+        self._misses: dict[str, int] = {}
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -68,15 +73,26 @@ class DnsMembership(Membership):
         urls = [url_of(str(address[4][0]), self._port) for address in found]
         names = await asyncio.gather(*(self._name(url) for url in urls))
         self._names = {url: name for url, name in zip(urls, names, strict=True) if name}
+        self._misses = {url: count for url, count in self._misses.items() if url in self._names}
         self._set({name: url for url, name in sorted(self._names.items(), reverse=True)})
 
     async def _name(self, url: str) -> str:
-        """Of the gateway at this URL, empty if it is not ready; one that is known may be busy and is believed."""
+        """Of the gateway at this URL, empty if it is no member; what is known of it holds for a few looks."""
         try:
             status, body = await self._client.tell(Member(url, url), "GET", "/readyz", ())
         except Silent:
             return self._names.get(url, "")
         except UpstreamUnavailable:
+            return self._missed(url)
+        said = json_object(body) or {}
+        if said.get("code") == Draining.code:
             return ""
-        name = (json_object(body) or {}).get("member") if status == OK else ""
-        return name if isinstance(name, str) else ""
+        name = said.get("member")
+        if status != OK or not isinstance(name, str):
+            return self._missed(url)
+        self._misses.pop(url, None)
+        return name
+
+    def _missed(self, url: str) -> str:
+        self._misses[url] = self._misses.get(url, 0) + 1
+        return self._names.get(url, "") if self._misses[url] < MISSES else ""

@@ -9,7 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from shardgate_gateway import metrics
 from shardgate_gateway.cluster.membership import url_of
-from shardgate_gateway.errors import Busy
+from shardgate_gateway.errors import Draining
 from shardgate_gateway.http.request import parameters
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _own_url(service: Service, call: Call) -> str:
 
 async def ready(service: Service, _call: Call) -> web.StreamResponse:
     if service.draining:
-        raise Busy("this gateway is shutting down", hint="ask another one")
+        raise Draining("this gateway is shutting down", hint="ask another one")
     return web.json_response({"status": "ready", "member": service.name})
 
 

@@ -66,6 +66,52 @@ async def test_a_member_that_is_too_busy_to_answer_stays_one(monkeypatch):
     client.close()
 
 
+def answer(status: str, body: bytes) -> bytes:
+    return b"HTTP/1.1 %b\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (status.encode(), len(body), body)
+
+
+READY = answer("200 OK", b'{"member": "b"}')
+BUSY = answer("503 Service Unavailable", b'{"code": "busy"}')
+
+
+@pytest.mark.parametrize(
+    "missed", [b"", BUSY, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", answer("200 OK", b"{}")]
+)
+async def test_a_member_that_misses_a_look_or_two_stays_one_and_its_objects_where_they_are(missed):
+    client, changes = PeerClient(1), []
+    with answering(READY, missed, missed, READY, missed, missed, READY) as url:
+        membership = DnsMembership(url, client, 3600)
+        membership.on_change(lambda: changes.append(dict(membership.urls)))
+        async with membership:
+            for _ in range(7):
+                await membership._look()
+    client.close()
+    assert changes == [{"b": url}]
+
+
+async def test_a_member_that_refuses_one_connection_stays_one():
+    client, port = PeerClient(1), free_port()
+    membership = DnsMembership(f"http://127.0.0.1:{port}", client, 3600)
+    url = f"http://127.0.0.1:{port}"
+    membership._names = {url: "b"}
+    await membership._look()
+    assert membership.urls == {"b": url}
+    for _ in range(2):
+        await membership._look()
+    assert membership.urls == {}
+    client.close()
+
+
+async def test_a_member_that_shuts_down_leaves_at_once():
+    client = PeerClient(1)
+    with answering(READY, answer("503 Service Unavailable", b'{"code": "draining"}')) as url:
+        async with DnsMembership(url, client, 3600) as membership:
+            assert membership.urls == {"b": url}
+            await membership._look()
+            assert membership.urls == {}
+    client.close()
+
+
 @pytest.mark.parametrize("body", [b"[]", b'"b"', b"7", b'{"member": 7}', b"{", b"\xff", b"[" * 100_000])
 async def test_who_answers_with_anything_else_is_no_member_and_ends_nothing(body):
     head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
