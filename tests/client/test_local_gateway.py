@@ -184,6 +184,61 @@ def test_a_gateway_that_cannot_start_says_why(tmp_path: Path) -> None:
         pass
 
 
+def test_it_runs_until_it_is_stopped_without_a_block(folder: Path, tmp_path: Path) -> None:
+    gateway = embedded({BUCKET: folder}, log=tmp_path / "log")
+    client = gateway.client
+    assert len(client.get(BUCKET, "s.tar")) == len(shard(20))
+    assert client.endpoint in repr(gateway)
+    gateway.stop()
+    gateway.stop()
+    assert "stopped" in repr(gateway)
+    with pytest.raises(GatewayUnreachable):
+        client.head(BUCKET, "s.tar")
+    with pytest.raises(EmbeddedGatewayError, match="was stopped"), gateway:
+        pass
+
+
+def test_a_folder_that_is_none_is_an_error_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(EmbeddedGatewayError, match=r"does not exist: .*/nothing"):
+        embedded({BUCKET: tmp_path / "nothing"})
+    with pytest.raises(EmbeddedGatewayError, match=r"does not exist: .*/nothing"):
+        embedded({BUCKET: f"file://{tmp_path}/nothing"})
+    with pytest.raises(EmbeddedGatewayError, match="/file is a file, and the bucket gcp://sharded-imagenet needs"):
+        embedded({BUCKET: tmp_path / "file"})
+
+
+def test_neither_an_interrupt_nor_the_end_of_a_thread_nor_a_forked_process_stops_it(folder: Path) -> None:
+    code = f"""
+        import os, signal, threading, shardgate
+        made = []
+        thread = threading.Thread(target=lambda: made.append(shardgate.embedded({{"{BUCKET}": {str(folder)!r}}})))
+        thread.start()
+        thread.join()
+        client = made[0].client
+        if not os.fork():
+            raise SystemExit
+        os.wait()
+        try:
+            os.killpg(0, signal.SIGINT)
+            signal.pause()
+        except KeyboardInterrupt:
+            print(len(client.get("{BUCKET}", "s.tar")), client.endpoint)
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        check=True,
+        start_new_session=True,
+    )
+    size, url = done.stdout.split()
+    assert int(size) == len(shard(20))
+    with pytest.raises(GatewayUnreachable):
+        Client(url).head(BUCKET, "s.tar")
+    assert done.stderr == ""
+
+
 def test_it_is_gone_after_the_block_and_when_its_owner_is_killed(folder: Path) -> None:
     with embedded({BUCKET: folder}) as client:
         url = client.endpoint

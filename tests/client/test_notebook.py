@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from notebook_cells import pictures, run_cells
+from notebook_cells import pictures, run_cells, text
 from shards import picture_shard
+
+from shardgate import Client, GatewayUnreachable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,3 +32,19 @@ def test_a_picture_appears_exactly_once(gateway: FakeGateway, tmp_path: Path, be
     _, *shown, last = run_cells([before, SHARD.format(url=gateway.url), LOADER, "plt = 1"], tmp_path)
     assert [pictures(outputs) for outputs in shown] == [1, 1], shown
     assert last == []
+
+
+def test_an_embedded_gateway_serves_several_cells_and_ends_with_the_kernel(tmp_path: Path) -> None:
+    pytest.importorskip("shardgate_gateway.app")
+    (tmp_path / "data").mkdir()
+    cells = [
+        "import shardgate; gateway = shardgate.embedded({'gcp://b': 'data'})",
+        "gateway.client.put('gcp://b', 'k', b'body'); print(gateway.client.endpoint)",
+        "gateway.client.get('gcp://b', 'k')",
+        "shardgate.embedded({'gcp://b': 'dta'})",
+    ]
+    _, where, got, wrong = run_cells(cells, tmp_path)
+    assert "b'body'" in text(got)
+    assert "the folder of the bucket gcp://b does not exist" in text(wrong)
+    with pytest.raises(GatewayUnreachable):
+        Client(text(where).strip()).buckets()
