@@ -205,6 +205,8 @@ class Cache:
             state = "miss"
         fill.join()
         try:
+            if not source.waits_for_owner and await fill.waits_for_owner():
+                raise NotFound(f"{source.label} is on its way to this gateway from its owner only")
             return await self._opened(source, since, fill, state)
         finally:
             fill.leave()

@@ -36,7 +36,7 @@ BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 """What a fill wrote before the machine went down may never have reached the disk."""
 
 
-FORMAT = 3
+FORMAT = 4
 """Raised whenever a record changes: gateways of two versions may share a folder during an upgrade."""
 MAX_HINT = 1024
 """Characters; with `MAX_TEXT` of the message, so that a record never outgrows MAX_RECORD."""
@@ -66,6 +66,8 @@ class Record:
     gaps: int = 0
     """Samples that are missing from the whole body (`Source.gaps`)."""
     boot: str = BOOT
+    from_owner: bool = False
+    """Whoever fills it may wait for the object's owner (`Source.from_owner`)."""
 
     @property
     def resumable(self) -> bool:
@@ -80,7 +82,8 @@ class Record:
     def pack(self) -> bytes:
         meta = pack_meta(self.meta) if self.meta else None
         fields = [self.body, self.opened_at, self.state, self.watermark, self.reserved, meta, self.failure]
-        data: bytes = msgpack.packb([FORMAT, *fields, self.gaps, self.boot], unicode_errors="surrogatepass")
+        fields += [self.gaps, self.boot, self.from_owner]
+        data: bytes = msgpack.packb([FORMAT, *fields], unicode_errors="surrogatepass")
         return xxhash.xxh3_64_digest(data) + len(data).to_bytes(4, "little") + data
 
     @classmethod
@@ -97,7 +100,7 @@ class Record:
     @classmethod
     def _of(cls, fields: list[Any]) -> Record:
         """Raises anything for what is not of this format."""
-        version, body, opened_at, state, watermark, reserved, meta, failure, gaps, boot = fields
+        version, body, opened_at, state, watermark, reserved, meta, failure, gaps, boot, from_owner = fields
         numbers = isinstance(opened_at, float) and all(isinstance(value, int) for value in (watermark, reserved, gaps))
         if version != FORMAT or not numbers or not isinstance(body, str) or "/" in body:
             raise ValueError("another format")
@@ -106,7 +109,7 @@ class Record:
             code, message, hint = failure
             told = (str(code), str(message), str(hint))
         known = unpack_meta(meta) if meta else None
-        return cls(body, opened_at, State(state), watermark, reserved, known, told, gaps, str(boot))
+        return cls(body, opened_at, State(state), watermark, reserved, known, told, gaps, str(boot), bool(from_owner))
 
 
 class Control:

@@ -77,7 +77,8 @@ class Draft:
         """Begin a new fill, or resume the one that is there; remove it, and return None, where that can't be."""
         record = control.read()
         if record is None:
-            record = Record(body=f"{source.entry_name}.{secrets.token_hex(8)}", opened_at=time.monotonic())
+            body = f"{source.entry_name}.{secrets.token_hex(8)}"
+            record = Record(body=body, opened_at=time.monotonic(), from_owner=source.from_owner)
             control.write(record)
             return cls(node, source, control, record, OpenFile.creating(node.layout.body(record.body)))
         if record.resumable:

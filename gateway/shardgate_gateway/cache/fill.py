@@ -67,6 +67,7 @@ class Fill:
         """The open stream of a body that turned out not to fit on the disk, for the first who wants it."""
         self._node = node
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._joined: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._moved = asyncio.Event()
         self._finished = asyncio.Event()
         self._control: Control | None = None
@@ -102,6 +103,10 @@ class Fill:
             GatewayError: Why there is nothing to read.
         """
         await asyncio.shield(self._opened)
+
+    async def waits_for_owner(self) -> bool:
+        """Whether the rest may come from the object's owner, to this process or the one that fills. Known at once."""
+        return await asyncio.shield(self._joined) and not self.complete
 
     async def beyond(self, position: int) -> int:
         """The watermark, as soon as it lies behind `position` or the body is complete.
@@ -165,6 +170,8 @@ class Fill:
 
     def _settle(self, error: Exception) -> None:
         """Nothing more will come."""
+        if not self._joined.done():
+            self._joined.set_result(False)
         if self.complete or self.failure is not None:
             return
         self.failure = error
@@ -172,6 +179,13 @@ class Fill:
             self._opened.set_exception(error)
             self._opened.exception()  # perhaps nobody waits
         self._wake()
+
+    def _take_part(self, record: Record) -> None:
+        """Keep to what was promised to those who joined this fill, in whatever process."""
+        if not record.from_owner:
+            self.source = self.source.without_owner()
+        if not self._joined.done():
+            self._joined.set_result(record.from_owner)
 
     def _wake(self) -> None:
         moved, self._moved = self._moved, asyncio.Event()
@@ -188,6 +202,7 @@ class Fill:
             self._control = control
             draft = draft or await self._follow(control)
             if draft is not None:
+                self._take_part(draft.record)
                 self.file = draft.file
                 await Lead(self._node, self, draft).run()
         except TryAgain as again:
@@ -258,6 +273,7 @@ class Fill:
 
     def _learn(self, record: Record) -> bool:
         """Take over what the record says; True when there will be no more news."""
+        self._take_part(record)
         if record.state is State.FAILED and record.failure is not None:
             self.meta = self.meta or record.meta
             self._settle(error_of(record.failure))

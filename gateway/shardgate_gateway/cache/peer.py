@@ -8,6 +8,15 @@ the bytes came. Should that gateway fail, the store itself is read. docs/decisio
 A gateway that has just become the owner of an object (it joined, or came back) finds it where it belonged until then:
 `InheritedSource`. That is worth a question, and no more: the store says whether it is the current version, and gives
 what the other one does not have.
+
+What can go wrong: gateways that wait for each other. The holder of a copy waits for its owner, and the owner for the
+next in rank, which may be that very holder, and neither ever gets a byte. So waiting has an order. Copies are asked for
+up the ranks, and may wait for whatever the owner waits for. Inherited objects are asked for down the ranks, and never
+wait for a fill that is `from_owner`: who wants to inherit is told that there is nothing (`KeptSource`). Two gateways
+that see each other agree which of them is higher, whoever else they see. A request names the gateway that it is meant
+for, so that an address which is another's by now, or our own, is found out. So every wait ends at a store. Who goes on
+with the fill of a dead process keeps to this, too: what others joined as a fill of the store never becomes one of the
+owner.
 """
 
 from __future__ import annotations
@@ -20,7 +29,7 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from shardgate import wire
-from shardgate_gateway.cache.source import Source
+from shardgate_gateway.cache.source import Source, StoreSource
 from shardgate_gateway.errors import GatewayError, UpstreamUnavailable
 from shardgate_gateway.settings import UpstreamSettings
 from shardgate_gateway.stores.http_origin import HttpOrigin
@@ -30,7 +39,6 @@ from shardgate_gateway.stores.translate import translating
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from shardgate_gateway.cache.source import StoreSource
     from shardgate_gateway.cluster.connection import Answer, PeerClient
     from shardgate_gateway.cluster.membership import Member
     from shardgate_gateway.stores.base import ObjectMeta, ObjectStream, Store
@@ -68,7 +76,7 @@ class PeerBucket(HttpOrigin):
         self._member = member
         self._query = f"provider={provider}"
         self._token = token
-        self._more = {"Cache-Control": ONLY_CACHED} if only_cached else {}
+        self._more = {wire.MEMBER_HEADER: member.name} | ({"Cache-Control": ONLY_CACHED} if only_cached else {})
 
     def _url(self, key: str) -> URL:
         return URL(f"{super()._url(key)}?{self._query}", encoded=True)
@@ -119,14 +127,22 @@ class _Response:
         self._answer.close()
 
 
+class KeptSource(StoreSource):
+    """An object as an owner gets it from who had it before: nobody waits here for that owner."""
+
+    waits_for_owner = False
+
+
 class PeerSource(Source):
-    """An object that another gateway has.
+    """An object of which we keep a copy, as its owner has it.
 
     Args:
         source: The same object in its store.
         peer: The bucket, as that gateway serves it.
         key: Object name.
     """
+
+    from_owner = True
 
     def __init__(self, source: StoreSource, peer: Store, key: str) -> None:
         self.entry_name = source.entry_name
@@ -148,6 +164,9 @@ class PeerSource(Source):
             return await self._peer.get(self._key, start=start, end=end, if_match=if_match)
         except UpstreamUnavailable:
             return await self._source.open(start=start, end=end, if_match=if_match)
+
+    def without_owner(self) -> Source:
+        return self._source
 
     async def head(self) -> ObjectMeta:
         try:

@@ -50,6 +50,10 @@ class Source(ABC):
     """Bytes [a, b) cost about b - a bytes, so that a large body may be fetched by several ranges at once."""
     recomputed: bool = False
     """Each `open` makes the bytes anew, so its version alone does not promise that they are the same ones."""
+    from_owner: bool = False
+    """The gateway that owns the object gives the bytes, and may look here for them: see `cache/peer.py`."""
+    waits_for_owner: bool = True
+    """Who reads it may join a fill that is `from_owner`."""
 
     @abstractmethod
     async def open(
@@ -63,6 +67,10 @@ class Source(ABC):
 
         The chunks stay valid after the iterator went on: who yields from memory that is used again copies first.
         """
+
+    def without_owner(self) -> Source:
+        """The same object from where no owner is waited for."""
+        return self
 
     @property
     def gaps(self) -> int:

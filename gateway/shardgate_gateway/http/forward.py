@@ -35,6 +35,7 @@ from urllib.parse import urlencode
 from aiohttp import hdrs, web
 
 from shardgate import wire
+from shardgate.text import safe_line
 from shardgate_gateway import metrics
 from shardgate_gateway.cache.control import error_of
 from shardgate_gateway.cache.peer import ONLY_CACHED, InheritedSource, PeerBucket, PeerSource
@@ -73,6 +74,7 @@ NOT_PASSED_ON = frozenset(
             wire.REACH_HEADER,
             wire.FORWARDED_HEADER,
             wire.HOT_HEADER,
+            wire.MEMBER_HEADER,
         ),
     )
 )
@@ -131,13 +133,7 @@ class Forwarder:
         thing, peers = source.entry_name, self.peers
         ranked = peers.ranked(thing)
         if self.is_from_peer(call):
-            if call.headers.get(hdrs.CACHE_CONTROL) == ONLY_CACHED and not service.cache.holds(source):
-                raise NotFound(f"{source.label} is not in the cache of this gateway")
-            if ranked[0] != peers.me:
-                hot = whole and _copies(call.headers) > 1
-                return await handler(service, self._from(ranked[0], call, bucket, key) if hot else call)
-            line = self.heat_line(thing) if whole else ""
-            return await handler(service, replace(call, more=line, copy_of=self.source(bucket, key)))
+            return await handler(service, self._for_peer(service, call, bucket, key, whole=whole))
         copies = min(peers.heat.copies(thing), len(ranked)) if whole else 1
         if peers.me == ranked[0]:
             return await handler(service, replace(call, copy_of=self.source(bucket, key)))
@@ -156,6 +152,23 @@ class Forwarder:
                 metrics.FORWARDED.labels("skip").inc()
                 peers.suspect(member, error)
         return await handler(service, call)
+
+    def _for_peer(self, service: Service, call: Call, bucket: Bucket, key: str, *, whole: bool) -> Call:
+        """The call of another gateway, answered here: where the object comes from."""
+        source, me = bucket.source(key), self.peers.me
+        meant = call.headers.get(wire.MEMBER_HEADER, me.name)
+        if meant != me.name:  # an address may be another gateway's by now, and who may wait for whom goes by names
+            raise UpstreamUnavailable(f"gateway {safe_line(meant, 80)} was asked, and this is {me.name}")
+        if call.headers.get(hdrs.CACHE_CONTROL) == ONLY_CACHED:
+            if not service.cache.holds(source):
+                raise NotFound(f"{source.label} is not in the cache of this gateway")
+            return replace(call, copy_of=bucket.kept(key))
+        owner = self.peers.ranked(source.entry_name)[0]
+        if owner != me:
+            hot = whole and _copies(call.headers) > 1
+            return self._from(owner, call, bucket, key) if hot else call
+        line = self.heat_line(source.entry_name) if whole else ""
+        return replace(call, more=line, copy_of=self.source(bucket, key))
 
     def source(self, bucket: Bucket, key: str) -> Source:
         """Where an object of ours comes from: its store, or who had it before."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from shardgate.providers import PROVIDERS
+from shardgate_gateway.cache.peer import KeptSource
 from shardgate_gateway.cache.source import Freshness, StoreSource
 from shardgate_gateway.errors import BadRequest, NotFound
 from shardgate_gateway.tokens import ANYBODY, READ
@@ -46,6 +47,10 @@ class Bucket:
 
     def source(self, key: str) -> StoreSource:
         return StoreSource(self.store, self.provider, self.name, key, self._freshness)
+
+    def kept(self, key: str) -> KeptSource:
+        """The same for a gateway that owns the object, and asks whether it is here."""
+        return KeptSource(self.store, self.provider, self.name, key, self._freshness)
 
 
 class Buckets:

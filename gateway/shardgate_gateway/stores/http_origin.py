@@ -303,7 +303,7 @@ class _Chunks:
     async def __anext__(self) -> bytes | memoryview:
         while self._left != 0 or self._to_the_end:
             with translating(self._name):
-                chunk: bytes | memoryview = await self._response.content.readany()
+                chunk: bytes | memoryview = await _read_some(self._response.content)
             if not chunk:
                 self._finish()
                 break
@@ -332,6 +332,16 @@ class _Chunks:
 
     async def aclose(self) -> None:
         self._response.close()
+
+
+async def _read_some(content: aiohttp.StreamReader) -> bytes:
+    """What came, empty at the end. A break is raised behind the bytes before it, which aiohttp would forget."""
+    try:
+        return await content.readany()
+    except aiohttp.ClientError:
+        if came := content._read_nowait(-1):  # noqa: SLF001 (the public way raises, too)
+            return came
+        raise
 
 
 def _place(span: Span, start: int, end: int | None, *, pinned: bool, name: str) -> int | None:

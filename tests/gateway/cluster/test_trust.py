@@ -58,6 +58,21 @@ def test_a_request_that_only_says_that_a_gateway_sends_it_is_one_of_its_sender(c
     assert MEMBER not in answer.headers, "what a gateway asks is answered where it asks"
 
 
+def test_a_request_that_a_gateway_means_for_another_one_is_refused(cluster):
+    """An address may be another gateway's by now, or the sender's own: then it would wait for itself."""
+    _, other = cluster.ranked("http://b", "data")
+    peer = Tokens(AuthSettings(signing_key=KEY), "").mint("x", {PEER}, seconds=60)
+    proof = [*bearer(READER), "-H", f"{wire.FORWARDED_HEADER}: {peer}"]
+    statuses = [
+        curl(cluster[other].url("http://b", "data"), *proof, "-H", f"{wire.MEMBER_HEADER}: {name}").status
+        for name in (other, "away")
+    ]
+    assert statuses == [200, 503]
+    assert (
+        curl(cluster[other].url("http://b", "data"), *bearer(READER), "-H", f"{wire.MEMBER_HEADER}: away").status == 200
+    )
+
+
 def test_only_a_gateway_may_have_a_cached_object_forgotten(cluster):
     url = f"{cluster['a'].endpoint}/v1/cluster/forget?provider=http&bucket=b&object=data"
     peer = Tokens(AuthSettings(signing_key=KEY), "").mint("x", {PEER}, seconds=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import pytest
@@ -11,7 +12,14 @@ from hypothesis import strategies as st
 from raw_answers import CUT, ENDING, ENDLESS, answering
 from servers_faulty import Fault
 
-from shardgate_gateway.errors import Forbidden, GatewayError, NotFound, UpstreamCorrupt, UpstreamUnavailable
+from shardgate_gateway.errors import (
+    Forbidden,
+    GatewayError,
+    NotFound,
+    UpstreamCorrupt,
+    UpstreamError,
+    UpstreamUnavailable,
+)
 from shardgate_gateway.stores.base import ObjectMeta
 
 DATA = os.urandom(100_000)
@@ -41,6 +49,22 @@ async def test_a_body_whose_end_is_told_is_read(open_bucket, helpers, answer):
         store = open_bucket(url)
         assert await helpers["drain"](await store.get(KEY)) == raw_answers.BODY
         await store.aclose()
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
+@pytest.mark.parametrize("ending", ["close", "reset"])
+async def test_bytes_that_came_before_a_break_are_given_to_a_reader_that_is_late(store, origin, ending, chunked):
+    """They are progress: a store that breaks each transfer after some bytes is read to the end, however busy we are."""
+    origin.fail(KEY, Fault(after=20_000, ending=ending, chunked=chunked))
+    stream = await store.get(KEY)
+    content = stream.chunks._response.content
+    async with asyncio.timeout(20):
+        while content.exception() is None:  # noqa: ASYNC110 (it has no event)
+            await asyncio.sleep(0.01)
+    assert await anext(stream.chunks) == DATA[:20_000]
+    with pytest.raises(UpstreamError):
+        await anext(stream.chunks)
+    await stream.aclose()
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 410, 429, 451, 500, 501, 502, 503, 203, 204])
