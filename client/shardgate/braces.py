@@ -15,14 +15,19 @@ from shardgate.errors import TemplateError
 LIMIT = 1_000_000
 
 
-def expand(template: str, *, limit: int = LIMIT) -> list[str]:
+def expand(template: str, *, limit: int = LIMIT, keep_escapes: bool = False) -> list[str]:
     """Expand a template to at most `limit` names, in bash's order.
+
+    Args:
+        template: See above.
+        limit: Names.
+        keep_escapes: Leave backslashes in, for who reads the names as patterns.
 
     Raises:
         TemplateError: It expands to more, or nests too deeply.
     """
     try:
-        return list(islice(bracex.iexpand(template, limit=limit), limit))
+        return list(islice(bracex.iexpand(template, limit=limit, keep_escapes=keep_escapes), limit))
     except bracex.ExpansionLimitException as error:
         raise TemplateError(
             f"template {template!r} expands to more than {limit:,} names", hint="narrow the range, or raise `limit`"

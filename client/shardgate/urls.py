@@ -90,7 +90,9 @@ def quote_key(key: str) -> str:
     Raises:
         InvalidName: The name is one that readers rewrite on the way, or that stores don't take.
     """
-    if UNUSABLE.search(key) or not DOTS.isdisjoint(key.split("/")) or not 0 < len(key.encode()) <= MAX_KEY_BYTES:
+    if not key:
+        raise InvalidName("an object name is missing", hint="the bucket alone names no object")
+    if UNUSABLE.search(key) or not DOTS.isdisjoint(key.split("/")) or len(key.encode()) > MAX_KEY_BYTES:
         hint = "up to 1024 bytes of UTF-8, no control characters, and no . or .. between slashes"
         raise InvalidName(f"{key!r} can't be an object name", hint=hint)
     return quote(key, safe="/")

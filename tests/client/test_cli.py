@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
@@ -28,6 +29,8 @@ def run(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
 
     def command(*words: str) -> int:
         monkeypatch.setattr(sys, "argv", ["shardgate", *words])
@@ -61,6 +64,60 @@ def test_get_names_its_file_after_the_object_and_takes_folders(run: Run, gateway
     assert run("get", "gcp://b/dir/k.tar") == 0
     assert run("get", "gcp://b/dir/k.tar", "sub") == 0
     assert (tmp_path / "k.tar").read_bytes() == (tmp_path / "sub" / "k.tar").read_bytes() == b"body"
+
+
+def test_several_objects_are_got_by_braces_and_wildcards_into_a_folder(
+    run: Run, gateway: FakeGateway, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.objects = {f"gcp://b/{key}": key.encode() for key in ("a-0.tar", "a-1.tar", "d/a-2.tar", "z[1].tar")}
+    (tmp_path / "out").mkdir()
+    assert run("get", "gcp://b/a-*.tar", "gcp://b/d/a-{2..2}.tar", r"gcp://b/z\[1\].tar", "out") == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a-0.tar", "a-1.tar", "a-2.tar", "z[1].tar"]
+    assert run("get", "gcp://b/a-{0..1}.tar") == 0
+    assert (tmp_path / "a-1.tar").read_bytes() == b"a-1.tar"
+    capsys.readouterr()
+    assert run("ls", "gcp://b/a-?.tar") == 0
+    assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == ["NAME", "a-0.tar", "a-1.tar"]
+    assert run("rm", "gcp://b/**a-?.tar", "gcp://b/a-0.tar") == 0
+    assert list(gateway.objects) == ["gcp://b/z[1].tar"]
+    assert "3 objects deleted" in capsys.readouterr().err
+
+
+def test_several_objects_never_become_one_file(run: Run, gateway: FakeGateway, tmp_path: Path) -> None:
+    gateway.objects = {f"gcp://b/{key}": b"" for key in ("a/0.tar", "b/0.tar", "1.tar")}
+    assert run("get", "gcp://b/**.tar") == 2, "two would be 0.tar"
+    assert run("get", "gcp://b/1.tar", "gcp://b/a/0.tar", "one-file") == 2
+    assert run("get", "gcp://b/1.tar", "no-folder/") == 2
+    (tmp_path / "x").mkdir()
+    for name in ("0.tar", "x/0.tar"):
+        (tmp_path / name).write_bytes(b"new")
+    assert run("put", "0.tar", "x/0.tar", "gcp://b/c/") == 2
+    assert run("put", "0.tar", "x/0.tar", "gcp://b/c") == 2
+    assert list(tmp_path.glob("*.tar")) == [tmp_path / "0.tar"]
+    assert len(gateway.objects) == 3
+
+
+def test_several_files_are_put_into_a_bucket(run: Run, gateway: FakeGateway, tmp_path: Path) -> None:
+    for name in ("0.tar", "1.tar"):
+        (tmp_path / name).write_bytes(name.encode())
+    assert run("put", "0.tar", "1.tar", "gcp://b") == 0
+    assert run("put", "0.tar", str(tmp_path / "1.tar"), "gcp://b/d/") == 0
+    assert sorted(gateway.objects) == ["gcp://b/0.tar", "gcp://b/1.tar", "gcp://b/d/0.tar", "gcp://b/d/1.tar"]
+
+
+def test_numbers_are_for_people_and_raw_in_json(
+    run: Run, gateway: FakeGateway, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway.packages["loud-0"] = b""
+    gateway.stats = {"bytes_in": 51308648857, "decode_seconds": 7.156242139002529, "fetch_seconds": 3725.0}
+    gateway.facts = {"created_at": "2026-11-27T13:24:17.552973+00:00"}
+    assert run("etl", "stats", "loud-0") == 0
+    assert run("etl", "ls") == 0
+    out = capsys.readouterr().out
+    for said in ("47.8 GiB", "7.2 s", "1 h 2 min", "2026-11-27 13:24\n"):
+        assert said in out, said
+    assert run("etl", "stats", "loud-0", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == gateway.stats
 
 
 def test_a_transformed_object_is_got_by_its_options(run: Run, gateway: FakeGateway) -> None:
@@ -210,6 +267,10 @@ def test_prefetch_and_evict_take_braces_and_prefixes(run: Run, gateway: FakeGate
             3,
             "is `shardgate serve` running at http://127.0.0.1:1?",
         ),
+        (("get", "gcp://b"), 1, "gcp://b is a bucket, and this needs an object"),
+        (("rm", "gcp://b/"), 1, "`shardgate ls gcp://b` lists them"),
+        (("get", "gcp://b/x-*"), 4, "no object of gcp://b matches x-*"),
+        (("get", "gcp://b/[z-a]"), 1, "is not a pattern"),
         (("ls", "bucket"), 1, "gcp://bucket/key"),
         (("ls", "ftp://bucket"), 1, "unknown provider"),
         (("put", "no-such-file", "gcp://b/k"), 1, "No such file"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -52,6 +53,11 @@ def test_the_public_names_are_these() -> None:
         assert getattr(shardgate, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         shardgate.nothing  # noqa: B018
+
+
+def test_completion_offers_the_public_names_and_no_others() -> None:
+    assert {name for name in dir(shardgate) if not name.startswith("__")} == set(shardgate.__all__)
+    assert shardgate.__version__ == version("shardgate")
 
 
 @pytest.mark.parametrize("function", SIGNATURES, ids=lambda function: function.__qualname__)

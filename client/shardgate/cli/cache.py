@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from shardgate import braces
-from shardgate.cli.options import AsJson, Endpoint, Token  # noqa: TC001 - typer reads annotations
+from shardgate.cli.names import objects_of
+from shardgate.cli.options import AsJson, Endpoint, Objects, Token  # noqa: TC001 - typer reads annotations
 from shardgate.cli.output import count_bar, print_json, print_pairs
 from shardgate.client import Client
 from shardgate.urls import Bucket, ObjectName
@@ -20,10 +20,9 @@ CONCURRENT = 4
 
 cache = typer.Typer(no_args_is_help=True, help="The gateway's disk cache.")
 
-Objects: TypeAlias = Annotated[
-    list[str], typer.Argument(metavar="OBJECT...", help="PROVIDER://BUCKET/NAME; braces name many: x-{000..009}.tar")
+Prefix: TypeAlias = Annotated[
+    bool, typer.Option("--prefix", metavar="", help="Take all objects that begin with OBJECT.")
 ]
-Prefix: TypeAlias = Annotated[bool, typer.Option("--prefix", help="Take all objects that begin with OBJECT.")]
 
 
 @cache.command()
@@ -48,11 +47,11 @@ def evict(objects: Objects, *, prefix: Prefix = False, endpoint: Endpoint = None
 
 
 def _named(client: Client, objects: list[str], prefix: bool) -> list[ObjectName]:
-    """The objects that the arguments stand for: listed by prefix, or expanded from braces."""
+    """The objects that the arguments stand for: listed by prefix, or expanded from braces and wildcards."""
+    if not prefix:
+        return objects_of(client, objects)
     given = [ObjectName.parse(text) for text in objects]
-    if prefix:
-        return [ObjectName(bucket, info.name) for bucket, start in given for info in client.list(bucket, start)]
-    return [ObjectName(bucket, key) for bucket, template in given for key in braces.expand(template)]
+    return [ObjectName(bucket, info.name) for bucket, start in given for info in client.list(bucket, start)]
 
 
 def _each(title: str, action: Callable[[Bucket, str], object], names: list[ObjectName]) -> None:

@@ -24,6 +24,7 @@ from shardgate.cli.pods import (
     Tolerate,
     pod_options,
 )
+from shardgate.cli.units import time_text
 from shardgate.client import Client
 from shardgate.errors import CaptureError
 from shardgate.progress import told
@@ -36,7 +37,7 @@ etl = typer.Typer(no_args_is_help=True, help="Transforms: functions of yours tha
 @etl.command()
 def init(
     function: Annotated[
-        str, typer.Argument(metavar="[FILE:FUNCTION]", help="A function, or a class with setup().", show_default=False)
+        str, typer.Argument(metavar="FILE:FUNCTION", help="A function, or a class with setup().", show_default=False)
     ] = "",
     *,
     image: Annotated[
@@ -44,12 +45,14 @@ def init(
     ] = "",
     command: Annotated[str, typer.Option(help="Its command line; without a cluster, this is what runs.")] = "",
     spec: Annotated[Path | None, typer.Option(help="Instead: a pod template, YAML or JSON.", dir_okay=False)] = None,
-    port: Annotated[int | None, typer.Option(help="Where the program listens.", show_default="8000")] = None,
-    health: Annotated[str | None, typer.Option(help="Answers 2xx when it is ready.", show_default="/health")] = None,
+    port: Annotated[int | None, typer.Option(help="Where the program listens; 8000.", show_default=False)] = None,
+    health: Annotated[
+        str | None, typer.Option(help="Answers 2xx when it is ready; /health.", show_default=False)
+    ] = None,
     method: Annotated[wire.ContainerMethod, typer.Option(help="It gets objects (put), or their URLs.")] = "put",
     content_type: Annotated[str, typer.Option(help="Of its results.")] = "application/octet-stream",
     name: Annotated[str, typer.Option(help="The function's own by default.", show_default=False)] = "",
-    of_bytes: Annotated[bool, typer.Option("--bytes", help="It maps whole objects, not samples.")] = False,
+    of_bytes: Annotated[bool, typer.Option("--bytes", metavar="", help="It maps whole objects, not samples.")] = False,
     decoder: Annotated[str, typer.Option(help="How samples are decoded; empty leaves bytes.")] = "pil",
     on_error: Annotated[wire.OnError, typer.Option(help="What a failing sample does.")] = "fail",
     sample_timeout: Annotated[float, typer.Option(help="Seconds one sample may take; 0 is no limit.")] = 0,
@@ -64,7 +67,7 @@ def init(
     tolerate: Tolerate = None,
     env: Env = None,
     secret: Secret = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say how its start goes.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", metavar="", help="Say how its start goes.")] = False,
     as_json: AsJson = False,
     endpoint: Endpoint = None,
     token: Token = None,
@@ -138,7 +141,7 @@ def ls(*, as_json: AsJson = False, endpoint: Endpoint = None, token: Token = Non
     if as_json:
         print_json(transforms)
     else:
-        rows = ([t["id"], t["state"], t["created_at"]] for t in transforms)
+        rows = ([t["id"], t["state"], time_text(t["created_at"])] for t in transforms)
         print_table(["ID", "STATE", "CREATED"], rows)
 
 
@@ -175,7 +178,7 @@ def logs(
     transform_id: TransformArgument,
     *,
     tail: Annotated[int, typer.Option(min=1, help="Lines from the end.")] = 200,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on printing what they write.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", metavar="", help="Go on printing what they write.")] = False,
     endpoint: Endpoint = None,
     token: Token = None,
 ) -> None:

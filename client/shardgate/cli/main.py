@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+import shardgate
 from shardgate.cli import objects
 from shardgate.cli.cache import cache
 from shardgate.cli.etl import etl
@@ -25,14 +26,29 @@ PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_optio
 
 cli = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
-    help="Read shards through the gateway, transformed where the data is.",
 )
 for command in (objects.ls, objects.get, objects.put, objects.head, objects.rm):
     cli.command()(command)
 cli.add_typer(etl, name="etl")
 cli.add_typer(cache, name="cache")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"shardgate {shardgate.__version__}")
+        raise typer.Exit
+
+
+@cli.callback()
+def options(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", metavar="", callback=_print_version, is_eager=True, help="Print it, and exit.")
+    ] = False,
+) -> None:
+    """Read shards through the gateway, transformed where the data is."""
 
 
 @cli.command(context_settings=PASS_ON, add_help_option=False)
@@ -59,7 +75,7 @@ def demo(
 def app() -> None:
     """Run the command line; errors are one message and a hint, never a traceback."""
     try:
-        cli()
+        cli(prog_name="shardgate")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except BrokenPipeError:

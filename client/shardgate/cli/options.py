@@ -12,6 +12,10 @@ Endpoint: TypeAlias = Annotated[
 Token: TypeAlias = Annotated[
     str | None, typer.Option("--token", envvar="SHARDGATE_TOKEN", help="Bearer token.", show_default=False)
 ]
-AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", metavar="", help="Print JSON, for programs.")]
+Objects: TypeAlias = Annotated[
+    list[str],
+    typer.Argument(metavar="OBJECT", help="PROVIDER://BUCKET/NAME; * ? [] {} name many, like x-{000..009}.tar"),
+]
 ObjectArgument: TypeAlias = Annotated[str, typer.Argument(metavar="OBJECT", help="PROVIDER://BUCKET/NAME")]
 TransformArgument: TypeAlias = Annotated[str, typer.Argument(metavar="ID", help="Id or name of a transform.")]

@@ -10,18 +10,21 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
-    DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
-    TransferSpeedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
+from shardgate.cli.units import size_text, value_text
 from shardgate.errors import GatewayError, GatewayUnreachable, NotFound, ShardgateError
 
 if TYPE_CHECKING:
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
 
 FAILED, UNREACHABLE, NOT_FOUND = 1, 3, 4
 """Exit codes; 2 is a wrong command line, 130 an interrupt."""
-STEP = 1024
 
 
 def print_json(data: Any) -> None:
@@ -38,18 +40,29 @@ def print_json(data: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
-    Console(soft_wrap=True).print(table)
+    """Rows of cells. A terminal gets them folded to its width; a pipe gets each row on one line, and nothing is cut."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        _print_plain([list(columns), *cells] if any(columns) else cells)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in cells:
+        table.add_row(*map(escape, row))
+    Console().print(table)
 
 
 def print_pairs(data: dict[str, Any]) -> None:
     """A record, one field a line; nested records are indented by their name."""
-    table = Table("", "", box=None, show_header=False, pad_edge=False)
-    for name, value in _flat(data):
-        table.add_row(escape(name), escape(str(value)))
-    Console(soft_wrap=True).print(table)
+    print_table(["", ""], ([name, value_text(name, value)] for name, value in _flat(data)))
+
+
+def _print_plain(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
+        sys.stdout.write("  ".join(padded).rstrip() + "\n")
 
 
 def print_warning(message: str, hint: str) -> None:
@@ -76,7 +89,7 @@ def print_error(error: Exception) -> int:
 @contextmanager
 def byte_bar(title: str, total: int | None) -> Iterator[Callable[[int, int | None], None]]:
     """A bar of bytes; call what it yields with the bytes so far and the total."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}"), _Bar(), _Amount(), _Speed())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(escape(title), total=total)
         yield lambda done, size: progress.update(task, completed=done, total=size)
@@ -91,14 +104,25 @@ def count_bar(title: str, total: int) -> Iterator[Callable[[], None]]:
         yield lambda: progress.advance(task)
 
 
-def size_text(size: float | None) -> str:
-    if size is None:
-        return "?"
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if size < STEP or unit == "TiB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= STEP
-    raise AssertionError
+class _Bar(BarColumn):
+    """A bar where the end is known; a full-looking one would say that it is near."""
+
+    def render(self, task: Task) -> Any:
+        return Text() if task.total is None else super().render(task)
+
+
+class _Amount(ProgressColumn):
+    """Bytes so far, in the units of the result."""
+
+    def render(self, task: Task) -> Text:
+        of = "" if task.total is None else f" of {size_text(task.total)}"
+        return Text(size_text(task.completed) + of, style="progress.download")
+
+
+class _Speed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{size_text(speed)}/s", style="progress.data.speed")
 
 
 def _flat(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -106,4 +130,4 @@ def _flat(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
         else:
-            yield prefix + name, ", ".join(map(str, value)) if isinstance(value, list) else value
+            yield prefix + name, value
