@@ -7,6 +7,8 @@ for the end, and makes an error that names its byte of anything that is not a me
 Samples are grouped as webdataset groups them, and nothing that could be a part of one is lost without a word:
 
 - A member that looks like a field and has no bytes here (a link, a device, a sparse file) is a problem of its sample.
+- So is a member that is called like what webdataset itself puts into a sample: `__bad__` would make readers leave the
+  sample out.
 - A key that comes back behind other samples means a shard that is not sorted, whose samples would come in pieces: the
   shard is refused.
 - Members whose names have no key or no field are passed over, which the log says; a shard of nothing else is refused.
@@ -43,6 +45,8 @@ MAX_SAMPLE = 2 << 30
 PASSED_OVER = frozenset((FOLDER, LABEL))
 """Kinds of members that are no field of a sample, whatever their names are."""
 
+BAD = "__bad__"
+"""The field by which webdataset's reader knows samples that it leaves out."""
 NOT_READ = b"not read"
 """What stands in a sample that is passed over."""
 UNSORTED_HINT = "the members of a sample must follow each other; make the shard with `tar --sort=name`"
@@ -108,7 +112,7 @@ def read_samples(source: Input, url: str, index: int) -> Iterator[RawSample]:  #
             continue
         key, extension = split
         if sample is None or key != sample.key:
-            if sample is not None and (sample.problem or not fields.get("__bad__")):
+            if sample is not None:
                 number += 1
                 if number > index:
                     sample.end = shard.place(offset)
@@ -123,16 +127,16 @@ def read_samples(source: Input, url: str, index: int) -> Iterator[RawSample]:  #
         suffix = extension.lower()
         if extension != suffix:
             sample.names[suffix] = extension
-        if kind is not FILE or suffix in fields or total > MAX_SAMPLE:
+        if kind is not FILE or suffix in fields or suffix == BAD or total > MAX_SAMPLE:
             _refuse(sample, member, suffix, total)
         elif number < index:
-            fields[suffix] = NOT_READ[:size]
+            fields[suffix] = NOT_READ
         else:
             fields[suffix] = data = read(size)
             if len(data) != size:
                 raise _refused(truncated(name, offset))
             del data
-    if sample is not None and (sample.problem or not fields.get("__bad__")):
+    if sample is not None:
         number += 1
         if number > index:
             sample.end = shard.place(end)
@@ -191,6 +195,10 @@ def _refuse(sample: RawSample, member: TarMember, suffix: str, total: int) -> No
         raise input_invalid(message, "make smaller samples")
     if member.kind != FILE:
         sample.refuse(_not_a_file(member), KIND_HINTS.get(member.kind, "store it as a file, or leave it out"))
+        return
+    if suffix == BAD:
+        message = f"member {shown(member.name)} at byte {member.offset} marks its sample as one that readers leave out"
+        sample.refuse(message, "leave the whole sample out of the shard, or this member")
         return
     problem = f"two members of the sample are named {shown(suffix)}, the second is {shown(member.name)}"
     sample.refuse(f"{problem} at byte {member.offset}", "names of fields are the same in upper and lower case")

@@ -150,8 +150,9 @@ def test_groups_members_exactly_as_webdataset_does_or_refuses_the_shard(members:
         assert "in between" in problem_of(data) if len(set(keys)) < len(keys) else not keys
         return
     if any(sample.problem for sample in samples):
-        with pytest.raises(ValueError, match="duplicate file name"):
-            webdataset_samples(data)
+        if not any(name.endswith(".__bad__") for name, _ in members):
+            with pytest.raises(ValueError, match="duplicate file name"):
+                webdataset_samples(data)
     else:
         assert [sample.fields for sample in samples] == webdataset_samples(data)
     assert [sample.index for sample in samples] == list(range(len(samples)))
@@ -275,6 +276,17 @@ def test_a_global_comment_is_fine() -> None:
 def test_a_member_twice_in_one_sample_is_a_problem_of_that_sample_alone() -> None:
     samples = our_samples(tar_of([("a.txt", b"1"), ("a.txt", b"2"), ("b.txt", b"3")]))
     assert [bool(sample.problem) for sample in samples] == [True, False]
+
+
+@pytest.mark.parametrize("name", ["b.__bad__", "b.__BAD__"])
+@pytest.mark.parametrize("content", [b"1", b""])
+def test_a_member_that_marks_its_sample_as_bad_does_not_make_it_vanish(name: str, content: bytes) -> None:
+    data = tar_of([("a.txt", b"a"), (name, content), ("b.txt", b"b"), ("c.txt", b"c")])
+    first, marked, last = our_samples(data)
+    assert (first.key, marked.key, last.key) == ("a", "b", "c")
+    assert not first.problem and not last.problem
+    assert marked.problem == f"member '{name}' at byte 1024 marks its sample as one that readers leave out"
+    assert [sample.index for sample in our_samples(data, index=2)] == [2]
 
 
 def test_a_sample_that_would_not_fit_memory_is_refused_before_it_is_read(tmp_path) -> None:
