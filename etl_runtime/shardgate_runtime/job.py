@@ -205,7 +205,8 @@ class JobRun:
             return
         if not isinstance(result, Iterator):
             raise SampleFailed(f"the function returned a {type_name(result)}", "return bytes, or yield them")
-        while (chunk := self._step(lambda: next(result, None))) is not None:
+        end = object()
+        while (chunk := self._step(lambda: next(result, end))) is not end:
             if not isinstance(chunk, (bytes, bytearray, memoryview)):
                 raise SampleFailed(f"the function yielded a {type_name(chunk)}", "yield bytes")
             yield memoryview(_plain(chunk))

@@ -22,7 +22,7 @@ from shardgate.text import safe_line
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-RESULT_FORMAT = 2
+RESULT_FORMAT = 3
 """Raise it with every change of this package that changes a byte of any result: seeds, decoders, encoders, tar."""
 
 OPTIONS_VARIABLE = "SHARDGATE_OPTIONS"

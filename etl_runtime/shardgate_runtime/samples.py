@@ -174,7 +174,6 @@ class SampleProcessor:
         """
         stats, decoder = self._stats, self._decode
         pieces: list[Piece] = []
-        names = tuple(raw.fields)
         sample: dict[str, Any] = {}
         with self._clock.sample(raw.index, raw.key, lambda: stored(sample)):
             start = clock.perf_counter()
@@ -189,13 +188,13 @@ class SampleProcessor:
             stats.decode_seconds += begin - start + decoder.seconds
             samples = normalise(results, raw.key)
             for result in samples:
-                self._append(result, pieces, names)
+                self._append(result, pieces)
             stats.encode_seconds += clock.perf_counter() - called
             self._seeds.finish()
         return pieces, samples
 
-    def _append(self, sample: dict[str, Any], pieces: list[Piece], names: tuple[str, ...]) -> None:
-        """Append a sample's members; see `tar_writer.encode_sample`. `names` are the fields of the raw sample."""
+    def _append(self, sample: dict[str, Any], pieces: list[Piece]) -> None:
+        """Append a sample's members; see `tar_writer.encode_sample`."""
         check_names(sample)
         before = len(pieces)
         try:
@@ -203,7 +202,7 @@ class SampleProcessor:
         except ValueError as error:
             hint = "the encoder goes by the key: arrays under npy, pictures under jpg or png, dicts under json"
             raise SampleFailed(str(error), hint, _cause_in_user_code(error)) from None
-        if len(pieces) == before and any(name[:1] != "_" for name in names):
+        if len(pieces) == before:
             raise SampleFailed("the function returned a sample without fields, which no reader would see", RESULT_HINT)
 
     def _check_repeats(self, samples: list[dict[str, Any]], raw: RawSample, url: object) -> None:

@@ -126,12 +126,14 @@ class Worker:
         death = self._options.scoreboard.take_death(job.request_id, self._slot)
         greet = cache(lambda: self._say_hello(connection, death, outlet))
         try:
-            if job.probe or death or job.careful or self._reproducibility.compared:
-                greet()  # otherwise only after the first comparison
             if job.probe:
+                greet()
                 connection.send(wire.FrameType.END, wire.End(0).pack())
                 return
+            # Before anything is sent: whoever asked may have left, and the descriptor would stay open.
             with closing(open_input(job, fd, self._options.package.id)) as source:
+                if death or job.careful or self._reproducibility.compared:
+                    greet()  # otherwise only after the first comparison
                 run = JobRun(
                     job, self._options.package, function, self._slot, outlet, source, greet, self._reproducibility
                 )

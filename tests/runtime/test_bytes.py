@@ -31,6 +31,8 @@ def convert(data: bytes, args: str) -> Any:
         return "text"
     if args == "texts":
         return iter(["text"])
+    if args == "nothing":
+        return iter([b"begin", None, b"end"])
     if args == "sleep":
         time.sleep(60)
     return memoryview(data)[::-1].tobytes() if args == "reverse" else bytearray(data)
@@ -62,6 +64,7 @@ def test_what_is_made_again_for_a_lost_worker_is_the_same(runtime: Runtime) -> N
         ("late", "ZeroDivisionError"),
         ("text", "the function returned a str"),
         ("texts", "the function yielded a str"),
+        ("nothing", "the function yielded a NoneType"),
         ("sleep", "sample timeout after 1 s"),
     ],
 )

@@ -317,6 +317,25 @@ def test_a_reader_that_leaves_frees_the_worker_within_a_sample(start: Callable[.
         assert time.monotonic() - begin < 3, "the remaining samples would take 5.7 s"
 
 
+def test_readers_that_left_before_their_turn_leave_no_open_file_behind(start: Callable[..., Runtime]) -> None:
+    runtime = start(wait)
+    runtime.run(SHARD, args="0")
+    (worker,) = runtime.workers()
+
+    def open_inputs() -> list[str]:
+        files = [os.readlink(fd) for fd in Path(f"/proc/{worker}/fd").iterdir()]
+        return [file for file in files if "/input-" in file]
+
+    with runtime.start(SHARD, args="0.2", request_id="busy") as busy:
+        busy.receive()
+        for number in range(5):
+            runtime.start(SHARD, args="0", request_id=f"left-{number}").close()
+        assert busy.drain().stats is not None
+    assert runtime.run(SHARD, args="0", request_id="after").stats is not None
+    assert runtime.workers() == [worker]
+    assert eventually(lambda: not open_inputs()), open_inputs()
+
+
 def test_a_new_job_never_overwrites_what_the_gateway_still_reads(start: Callable[..., Runtime]) -> None:
     runtime = start(keep, options={"ring_bytes": 1 << 16})
     big = tar_of([("a.txt", b"A" * 20000)])

@@ -257,6 +257,11 @@ def test_a_sample_without_fields_is_refused_for_no_reader_would_see_it(result: A
         run(lambda _sample: result, txt=b"x")
 
 
+def test_a_sample_of_nothing_but_hidden_fields_does_not_vanish() -> None:
+    with pytest.raises(SampleFailed, match="without fields"):
+        run(lambda sample: sample, _meta=b"x")
+
+
 class Shape(enum.StrEnum):
     KEY = "round"
     FIELD = "txt"
