@@ -323,7 +323,7 @@ def test_readers_that_left_before_their_turn_leave_no_open_file_behind(start: Ca
     (worker,) = runtime.workers()
 
     def open_inputs() -> list[str]:
-        files = [os.readlink(fd) for fd in Path(f"/proc/{worker}/fd").iterdir()]
+        files = [str(fd.readlink()) for fd in Path(f"/proc/{worker}/fd").iterdir()]
         return [file for file in files if "/input-" in file]
 
     with runtime.start(SHARD, args="0.2", request_id="busy") as busy:

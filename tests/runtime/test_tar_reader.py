@@ -284,7 +284,8 @@ def test_a_member_that_marks_its_sample_as_bad_does_not_make_it_vanish(name: str
     data = tar_of([("a.txt", b"a"), (name, content), ("b.txt", b"b"), ("c.txt", b"c")])
     first, marked, last = our_samples(data)
     assert (first.key, marked.key, last.key) == ("a", "b", "c")
-    assert not first.problem and not last.problem
+    assert not first.problem
+    assert not last.problem
     assert marked.problem == f"member '{name}' at byte 1024 marks its sample as one that readers leave out"
     assert [sample.index for sample in our_samples(data, index=2)] == [2]
 

@@ -19,6 +19,7 @@ import time
 from typing import TYPE_CHECKING
 
 from shardgate import wire
+from shardgate_gateway.etl.patience import within
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -58,11 +59,17 @@ class Identifier:
     """Finds out what the workers of a transform are like, by asking one, once.
 
     Where the options were changed since, it asks again: what was not running starts with the new ones.
+
+    Args:
+        runner: Knows the workers.
+        registry: Remembers what they said.
+        seconds: For one of them to answer.
     """
 
-    def __init__(self, runner: Runner, registry: Registry) -> None:
+    def __init__(self, runner: Runner, registry: Registry, seconds: float) -> None:
         self._runner = runner
         self._registry = registry
+        self._seconds = seconds
         self._asking: dict[str, asyncio.Task[TransformRecord]] = {}
         self._asked: dict[tuple[str, str], float] = {}
         """When workers said that they were started with other options than these, which hold from the next start."""
@@ -72,6 +79,7 @@ class Identifier:
 
         Raises:
             GatewayError: As `Runner.ensure` and `Runner.connect`.
+            Busy: No worker answers in time.
         """
         if record.environment and not self._is_outdated(record):
             return record
@@ -93,9 +101,10 @@ class Identifier:
             done.exception()  # whoever waited has it
 
     async def _ask(self, record: TransformRecord) -> TransformRecord:
-        await self._runner.ensure(record)
         job = wire.Job(request_id="", transform_id=record.id, bucket="", key="", etag="", probe=True)
-        connection = await self._runner.connect(record, job, None)
+        async with within(self._seconds, record.id):
+            await self._runner.ensure(record)
+            connection = await self._runner.connect(record, job, None)
         try:
             hello = connection.hello
         finally:

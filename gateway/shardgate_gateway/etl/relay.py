@@ -42,6 +42,7 @@ from shardgate_gateway.errors import (
 )
 from shardgate_gateway.etl.attempt import Attempt, StageBusy
 from shardgate_gateway.etl.generation import Identifier, difference
+from shardgate_gateway.etl.patience import within
 from shardgate_gateway.etl.pause import Budget, PatientReceiver
 from shardgate_gateway.etl.pipeline import name_stage, pipeline_id, pipeline_query
 from shardgate_gateway.etl.progress import Progress
@@ -92,7 +93,7 @@ class Relay:
         self._endpoint = endpoint
         self._sign = sign
         self._budget = Budget()
-        self._identifier = Identifier(runner, registry)
+        self._identifier = Identifier(runner, registry, settings.queue_seconds)
 
     async def identified(self, stages: Iterable[Stage]) -> tuple[Stage, ...]:
         """These stages with the environments of their workers, without which their results have no names.
@@ -176,13 +177,8 @@ class Relay:
             log.warning("what a worker found out about %s is forgotten: %s", record.id, error)
 
     async def _connect(self, request: TransformRequest, job: wire.Job) -> WorkerConnection:
-        seconds = self._settings.queue_seconds
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._wait_for_worker(request, job)
-        except TimeoutError:
-            text = f"no worker of {request.record.id} was ready and free for {seconds:g} s"
-            raise Busy(text, hint="ask again, or add workers", retry_after=1.0) from None
+        async with within(self._settings.queue_seconds, request.record.id):
+            return await self._wait_for_worker(request, job)
 
     async def _wait_for_worker(self, request: TransformRequest, job: wire.Job) -> WorkerConnection:
         await self._start(request)

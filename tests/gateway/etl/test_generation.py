@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from shardgate import wire
+from shardgate_gateway.errors import Busy
 from shardgate_gateway.etl import generation
 from shardgate_gateway.etl.generation import Identifier, difference, generation_of, options_digest
 from shardgate_gateway.etl.options import TransformOptions
@@ -64,9 +65,28 @@ class Asked:
         return replace(record, environment=environment, is_unstable=unstable)
 
 
+class Silent(Asked):
+    """A runtime that takes the job and never says anything."""
+
+    async def connect(self, record: Any, job: wire.Job, file: Any) -> Any:
+        await asyncio.Event().wait()
+
+
+def identifier_of(asked: Asked, seconds: float = 30.0) -> Identifier:
+    return Identifier(cast("Any", asked), cast("Any", asked), seconds)
+
+
+async def test_readers_do_not_wait_for_ever_for_a_worker_that_never_says_what_it_is_like() -> None:
+    identifier = identifier_of(Silent(options_digest(OPTIONS)), 0.05)
+    async with asyncio.timeout(20):
+        found = await asyncio.gather(*(identifier.identified(RECORD) for _ in range(3)), return_exceptions=True)
+    assert [type(error) for error in found] == [Busy] * 3
+    await identifier.aclose()
+
+
 async def test_many_readers_of_a_new_transform_ask_one_worker() -> None:
     asked = Asked(options_digest(OPTIONS))
-    identifier = Identifier(cast("Any", asked), cast("Any", asked))
+    identifier = identifier_of(asked)
     records = await asyncio.gather(*(identifier.identified(RECORD) for _ in range(20)))
     assert asked.connections == 1
     assert {record.generation for record in records} == {records[0].generation}
@@ -76,7 +96,7 @@ async def test_many_readers_of_a_new_transform_ask_one_worker() -> None:
 
 async def test_workers_that_run_with_older_options_are_asked_now_and_then(monkeypatch: Any) -> None:
     asked = Asked("older")
-    identifier = Identifier(cast("Any", asked), cast("Any", asked))
+    identifier = identifier_of(asked)
     record = await identifier.identified(RECORD)
     for _ in range(50):
         assert await identifier.identified(record) == record

@@ -191,7 +191,8 @@ class LocalRunner(Runner):
         timeout = max(self._settings.progress_timeout, record.manifest.sample_timeout)
         connection = StreamConnection(sock, timeout + STALL_GRACE_SECONDS, self._settings.ring_bytes)
         try:
-            await connection.start(job, file.fd if file is not None else None)
+            with runtime.ending_stopped():
+                await connection.start(job, file.fd if file is not None else None)
         except BaseException:
             runtime.doubt()
             connection.close()

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from shardgate_gateway.errors import Conflict, LocalStorageError, TransformStartError
 from shardgate_gateway.etl.line import WaitingLine
 from shardgate_gateway.etl.local.process import STOP_SECONDS, RuntimeProcess
+from shardgate_gateway.etl.local.stopped import ending_stopped
 
 if TYPE_CHECKING:
     import socket
@@ -119,6 +120,10 @@ class LocalRuntime:
             except OSError:
                 self._ready = False
                 raise
+
+    def ending_stopped(self) -> contextlib.AbstractContextManager[None]:
+        """For the time that somebody waits for it: kill it where it is stopped and will never answer."""
+        return ending_stopped(self.folder.runtime_pids)
 
     def doubt(self) -> None:
         """A connection ended before its worker took the job: look again before the next one."""
@@ -217,13 +222,14 @@ class LocalRuntime:
 
     async def _joins_a_running_one(self) -> bool:
         """Whether another process' runtime is there and ready. One that is about to end is waited for."""
-        while self.folder.runtime_lives():
-            status = self.folder.status()
-            if status is not None and status.state == "damaged":
-                await self._stop_foreign()
-            elif status is not None and status.state == "ready" and self.folder.answers():
-                return True
-            await asyncio.sleep(POLL_SECONDS)
+        with self.ending_stopped():
+            while self.folder.runtime_lives():
+                status = self.folder.status()
+                if status is not None and status.state == "damaged":
+                    await self._stop_foreign()
+                elif status is not None and status.state == "ready" and self.folder.answers():
+                    return True
+                await asyncio.sleep(POLL_SECONDS)
         return False
 
     def _raise_recent_failure(self) -> None:

@@ -18,6 +18,7 @@ from shardgate import wire
 from shardgate.capture import capture
 from shardgate_gateway.errors import Conflict, TransformStartError
 from shardgate_gateway.etl.local import runtime as runtime_module
+from shardgate_gateway.etl.local import stopped as stopped_module
 from shardgate_gateway.etl.options import TransformOptions
 
 if TYPE_CHECKING:
@@ -56,6 +57,25 @@ async def test_a_runtime_is_started_again_by_whoever_needs_it_when_it_is_killed(
         assert other.runtime_pid(record) != first
         assert await etl.read(record, "a.tar") == whole
         assert etl.runtime_pid(record) == other.runtime_pid(record)
+
+
+async def test_a_runtime_that_is_stopped_does_not_keep_its_readers_waiting(
+    etl: Etl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    etl.put("a.tar", shard(3))
+    record = await etl.register(unchanged, name="unchanged")
+    whole = await etl.read(record, "a.tar")
+    stopped = [etl.runtime_pid(record), *etl.worker_pids(record)]
+    monkeypatch.setattr(stopped_module, "LOOK_SECONDS", 0.2)
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        async with asyncio.timeout(60):
+            assert await etl.read(record, "a.tar") == whole
+    finally:
+        for pid in filter(pid_exists, stopped):
+            os.kill(pid, signal.SIGCONT)
+    assert etl.runtime_pid(record) not in stopped
 
 
 GATEWAY = """
@@ -108,6 +128,24 @@ async def test_a_shard_goes_on_when_the_gateway_that_owns_the_runtime_is_killed(
             got += chunk
     assert got == await etl.read(record, "a.tar")
     await eventually(lambda: not pid_exists(runtime))
+    assert etl.runtime_pid(record) != runtime
+
+
+async def test_a_stopped_runtime_whose_gateway_is_dead_keeps_nobody_from_starting_another(
+    etl: Etl, other_gateway: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    etl.put("a.tar", shard(3))
+    record = await etl.register(unchanged, name="unchanged")
+    process, runtime = await other_gateway(record.id)
+    stopped = [runtime, *children(runtime)]
+    status = etl.runner._runtime(record.id).folder.path / "status.json"
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    status.write_text(status.read_text().replace('"ready"', '"starting"'))
+    process.kill()
+    monkeypatch.setattr(stopped_module, "LOOK_SECONDS", 0.2)
+    async with asyncio.timeout(60):
+        assert await etl.read(record, "a.tar")
     assert etl.runtime_pid(record) != runtime
 
 
