@@ -141,6 +141,9 @@ class Connection:
         except ReaderLeft:
             return
 
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
     def close(self) -> None:
         self._socket.close()
 

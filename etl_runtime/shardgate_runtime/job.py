@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from shardgate import wire
 from shardgate_runtime.clock import clock
+from shardgate_runtime.descriptors import Descriptors
 from shardgate_runtime.encoding import plain
 from shardgate_runtime.failures import JobFailed, SampleFailed, describe, type_name
 from shardgate_runtime.inputs import FileInput, HttpInput, Input
@@ -63,7 +64,8 @@ class JobRun:
         self.label = f"{job.bucket}/{job.key}"
         self.stats = wire.Stats()
         self._connection = self.outlet.connection
-        self._clock = Clock(self.slot, self.package.manifest.sample_timeout)
+        files = Descriptors(self._connection.fileno())
+        self._clock = Clock(self.slot, self.package.manifest.sample_timeout, files)
         start = wire.Checkpoint(job.sample, job.input)
         self._output = Output(self.outlet, start, careful=job.careful)
 

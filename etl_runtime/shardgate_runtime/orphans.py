@@ -46,7 +46,7 @@ def children() -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             with suppress(OSError):
-                if int(_stat_of(int(entry.name))[1]) == own:
+                if int(stat_of(int(entry.name))[1]) == own:
                     found.append(int(entry.name))
     return found
 
@@ -70,12 +70,12 @@ class Undertaker:
 
 def _is_dead(pid: int) -> bool:
     try:
-        return _stat_of(pid)[0] == "Z"
+        return stat_of(pid)[0] == "Z"
     except OSError:
         return False
 
 
-def _stat_of(pid: int) -> list[str]:
+def stat_of(pid: int) -> list[str]:
     """The words of /proc/PID/stat from the state on: state, parent, ... Raises OSError."""
     text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     return text.rpartition(")")[2].split()

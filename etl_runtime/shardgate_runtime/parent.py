@@ -33,11 +33,12 @@ from shardgate_runtime.failures import StartupError
 from shardgate_runtime.listener import host_of, open_listener
 from shardgate_runtime.orphans import children, kill_orphans
 from shardgate_runtime.package import Package, load_package
+from shardgate_runtime.samples import FILES_CLOSED
 from shardgate_runtime.scoreboard import Scoreboard, State
 from shardgate_runtime.secret_digest import secrets_of
 from shardgate_runtime.status_port import StatusPort, View
 from shardgate_runtime.warmup import load_torch, warm_up
-from shardgate_runtime.watchdog import Watchdog
+from shardgate_runtime.watchdog import STOPPED, Watchdog
 from shardgate_runtime.worker import SETUP_FAILED, WorkerOptions, work
 
 if TYPE_CHECKING:
@@ -208,7 +209,9 @@ class Parent:
         """Record what the dead worker was doing, and decide when it is replaced."""
         slot = self._scoreboard.slots[child.number]
         _, state, _ = slot.state()
-        reason, certain = (child.verdict, True) if child.verdict else describe_death(status)
+        reason, certain = describe_death(status)
+        if child.verdict:
+            reason, certain = child.verdict, child.verdict != STOPPED
         if state is State.BUSY:
             sample, _, key = slot.sample()
             retired = sample is None and status == 0
@@ -281,6 +284,8 @@ def _flush() -> None:
 def describe_death(status: int) -> tuple[str, bool]:
     """A wait status in words, and whether the same sample would surely cause it again."""
     if os.WIFEXITED(status):
+        if os.WEXITSTATUS(status) == FILES_CLOSED:
+            return "its code closed file descriptors that belong to the worker", True
         return f"exit code {os.WEXITSTATUS(status)}", True
     number = os.WTERMSIG(status)
     name = signal.Signals(number).name if number in {*signal.Signals} else f"signal {number}"

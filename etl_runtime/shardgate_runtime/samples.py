@@ -16,6 +16,7 @@ import signal
 import traceback
 from collections import Counter
 from contextlib import contextmanager
+from os import _exit  # user code may replace it in `os`
 from typing import TYPE_CHECKING, Any
 
 from shardgate import wire
@@ -23,6 +24,7 @@ from shardgate.text import safe_line
 from shardgate_runtime import pytree
 from shardgate_runtime.clock import clock
 from shardgate_runtime.decoding import HINT, make_decoder
+from shardgate_runtime.descriptors import Descriptors
 from shardgate_runtime.encoding import Encoder
 from shardgate_runtime.failures import JobFailed, SampleFailed, SampleTimeout, describe, type_name, user_traceback
 from shardgate_runtime.lazy_sample import Unread, stored
@@ -41,16 +43,25 @@ if TYPE_CHECKING:
     from shardgate_runtime.tar_writer import Piece
 
 RESULT_HINT = "return the sample dict, a list of such dicts, or None to leave the sample out"
+FILES_CLOSED = 72
+"""Exit code of a worker whose connection was closed by a sample, which it still names on the scoreboard."""
 NAMED_FIELDS = 20
 """Fields of a sample that a hint names."""
 
 
 class Clock:
-    """The time limit of a sample."""
+    """The time limit of a sample, and a look at what it did to its worker.
 
-    def __init__(self, slot: Slot, timeout: float) -> None:
+    Args:
+        slot: Is told when a sample begins and ends.
+        timeout: Seconds for one sample; 0 is no limit.
+        files: What the worker can't go on without.
+    """
+
+    def __init__(self, slot: Slot, timeout: float, files: Descriptors | None = None) -> None:
         self._slot = slot
         self._timeout = timeout
+        self._files = files or Descriptors()
         self._running = False
         if timeout:
             signal.signal(signal.SIGALRM, self._ring)
@@ -79,6 +90,8 @@ class Clock:
         except BaseException as error:  # noqa: BLE001 - sys.exit() in user code is a failure like any other
             raise _user_failure(error, fields) from None
         finally:
+            if not self._files.are_intact():
+                _exit(FILES_CLOSED)
             self._slot.end_sample()
 
     def _ring(self, _signum: int, _frame: FrameType | None) -> None:

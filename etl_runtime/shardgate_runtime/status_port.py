@@ -111,10 +111,8 @@ class StatusPort:
         while True:
             try:
                 sock, _ = self._listener.accept()
-            except BlockingIOError:
+            except OSError:  # nobody is there, or left again; or no descriptor is free, and the next turn may have one
                 return
-            except OSError:  # it left again
-                continue
             with sock:
                 _converse(sock, view)
 

@@ -4,6 +4,8 @@ A sample has a limit of time. Between two samples a worker may rightly wait with
 it has nothing to compute but tar headers. So there the limit is one of computing: the processor seconds of the worker's
 main thread since it last showed a sign of life. A shard that is made to be slow to parse is found by that.
 
+A worker that somebody has stopped (SIGSTOP) serves nobody, and no other clock sees it: it neither computes nor dies.
+
 A worker may move on between a look at it and its end, and then another sample would be blamed. So it is stopped first,
 looked at once more, and goes on if it has moved.
 """
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shardgate_runtime.clock import clock
+from shardgate_runtime.orphans import stat_of
 from shardgate_runtime.scoreboard import State
 
 if TYPE_CHECKING:
@@ -30,6 +33,9 @@ BETWEEN_SECONDS = 10.0
 STOP_SECONDS = 1.0
 """Until a worker has stopped for a look. One that hangs in the kernel does not, and does not move either."""
 POLL_SECONDS = 0.001
+STOPPED_SECONDS = 10.0
+"""For a worker that was stopped to go on. Whoever looks at one with a debugger traces it, which is another state."""
+STOPPED = "it was stopped, and did not go on"
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -46,9 +52,13 @@ class Watchdog:
         self._timeout = timeout
         self._sign: tuple[float, float] = (0.0, 0.0)
         self._computed = 0.0
+        self._stopped_at = 0.0
 
     def kill_if_overdue(self, pid: int) -> str:
         """Kill a worker that does not come back; the reason, or "" where it lives on."""
+        if self._is_stopped_for_good(pid):
+            os.kill(pid, signal.SIGKILL)
+            return STOPPED
         sign = self._slot.sign_of_life()
         if not (verdict := self._judge(pid, sign)):
             return ""
@@ -57,6 +67,13 @@ class Watchdog:
         moved = self._slot.sign_of_life() != sign
         os.kill(pid, signal.SIGCONT if moved else signal.SIGKILL)
         return "" if moved else verdict
+
+    def _is_stopped_for_good(self, pid: int) -> bool:
+        if not _is_stopped(pid):
+            self._stopped_at = 0.0
+            return False
+        self._stopped_at = self._stopped_at or clock.monotonic()
+        return clock.monotonic() - self._stopped_at > STOPPED_SECONDS
 
     def _judge(self, pid: int, sign: tuple[float, float]) -> str:
         if not self._timeout:
@@ -72,6 +89,12 @@ class Watchdog:
             self._sign, self._computed = sign, computed
         limit = max(self._timeout, BETWEEN_SECONDS)
         return f"computed for {limit:g} s between two samples" if computed - self._computed > limit else ""
+
+
+def _is_stopped(pid: int) -> bool:
+    with suppress(OSError):
+        return stat_of(pid)[0] == "T"
+    return False
 
 
 def _processor_seconds(pid: int) -> float:

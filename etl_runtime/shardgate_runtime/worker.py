@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from shardgate import wire
 from shardgate_runtime.connection import Connection, JobRefused
+from shardgate_runtime.descriptors import Descriptors
 from shardgate_runtime.failures import JobFailed, ReaderLeft, StartupError, describe
 from shardgate_runtime.job import JobRun, open_input
 from shardgate_runtime.limits import die_with_parent, limit_memory, prefer_to_be_killed
@@ -43,6 +44,7 @@ LOOK_SECONDS = 5.0
 """Between two looks of an idle worker for dead children."""
 SETUP_FAILED = 70
 """Exit code of a worker whose user code could not be set up; the reason stands in its note."""
+CLOSED_FILES = "setup() closed file descriptors that belong to the worker"
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,7 @@ class Worker:
         signal.signal(signal.SIGTERM, self._stop)
         prefer_to_be_killed()
         try:
-            function = self._options.package.instantiate()
-            warm_up(self._options.package.manifest.decoder)
+            function = self._set_up()
         except StartupError as error:
             self._slot.write_note(error.message)
             return SETUP_FAILED
@@ -85,6 +86,14 @@ class Worker:
         while not self._stopping and (connection := self._accept()) is not None:
             self._serve_one(connection, function)
         return 0
+
+    def _set_up(self) -> TransformFunction:
+        files = Descriptors(self._options.listener.fileno())
+        function = self._options.package.instantiate()
+        if not files.are_intact():
+            raise StartupError(CLOSED_FILES)
+        warm_up(self._options.package.manifest.decoder)
+        return function
 
     def _stop(self, _signum: int, _frame: FrameType | None) -> None:
         self._stopping = True

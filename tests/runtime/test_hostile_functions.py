@@ -86,6 +86,41 @@ def test_a_worker_that_closed_its_output_takes_no_other_worker_with_it(start: Ca
     assert runtime.run(shard(b"work"), request_id="later").end
 
 
+def closes_files(sample: dict[str, Any], args: str) -> Any:
+    if sample["__key__"] == "1":
+        os.closerange(3, 1024)
+        if args == "others":  # whose numbers are those of what was closed
+            sample["files"] = [os.open(os.devnull, os.O_RDONLY) for _ in range(64)]
+            del sample["files"]
+    return sample
+
+
+@pytest.mark.parametrize("args", ["", "others"])
+def test_a_sample_that_closes_the_files_of_its_worker_is_named(start: Callable[..., Runtime], args: str) -> None:
+    runtime = start(closes_files)
+    assert runtime.run(shard(b"work"), args=args).lost
+    hello = runtime.run(shard(b"work"), args=args).hello
+    assert hello is not None
+    death = hello.death
+    assert death is not None
+    assert (death.sample, death.key, death.deterministic) == (1, "1", True)
+    assert death.reason == "its code closed file descriptors that belong to the worker"
+
+
+class ClosesFilesInSetup:
+    def setup(self) -> None:
+        os.closerange(3, 1024)
+
+    def __call__(self, sample: dict[str, Any]) -> Any:
+        return sample
+
+
+def test_a_setup_that_closes_the_files_of_its_worker_fails_with_the_reason(start: Callable[..., Runtime]) -> None:
+    status = start(ClosesFilesInSetup).status()
+    assert status["state"] == "failed"
+    assert status["message"] == "setup() closed file descriptors that belong to the worker"
+
+
 def returns_views(data: bytes) -> Any:
     view = memoryview(bytearray(data))
     if data == b"released":

@@ -117,6 +117,28 @@ def test_a_silent_visitor_of_the_status_port_keeps_nobody_waiting(tmp_path: Path
             assert silent.recv(1) == b""
 
 
+WITHOUT_DESCRIPTORS = """
+import os, resource, signal, socket
+from shardgate_runtime.status_port import StatusPort, View
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGIO})
+port = StatusPort("127.0.0.1", 0)
+client = socket.create_connection(("127.0.0.1", port.port))
+client.sendall(b"GET /healthz HTTP/1.1\\r\\n\\r\\n")
+view = View("t", (), False, 0, 0.0)
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (client.fileno() + 1, hard))
+port.answer(view)
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+port.answer(view)
+print(client.recv(15).decode())
+"""
+
+
+def test_a_visitor_for_whom_no_descriptor_is_free_does_not_stop_the_parents_loop() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT_DESCRIPTORS], capture_output=True, timeout=30, check=False)
+    assert (done.stdout, done.stderr) == (b"HTTP/1.1 200 OK\n", b"")
+
+
 def test_a_gateway_that_comes_late_is_waited_for(tmp_path: Path, origin: Web) -> None:
     with socket.create_server(("127.0.0.1", 0)) as placeholder:
         port = placeholder.getsockname()[1]

@@ -86,6 +86,7 @@ def test_deaths_are_put_in_words() -> None:
     assert describe_death(11) == ("killed by SIGSEGV", True)
     assert describe_death(9) == ("killed by SIGKILL (out of memory?)", False)
     assert describe_death(15) == ("killed by SIGTERM", False)
+    assert describe_death(72 << 8) == ("its code closed file descriptors that belong to the worker", True)
     assert describe_death(3 << 8) == ("exit code 3", True)
     assert describe_death(64 - 2) == ("killed by signal 62", False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import signal
 import subprocess
 import sys
 import time
@@ -90,6 +91,31 @@ def test_a_worker_that_computes_without_a_sample_is_ended(
         assert time.monotonic() < deadline
         time.sleep(0.02)
     assert verdict == "computed for 0.3 s between two samples"
+    assert process.wait(10) == -9
+
+
+def test_a_worker_that_is_stopped_is_ended_and_one_that_goes_on_lives(
+    slot: Slot, spawn: Callable[..., subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog_module, "STOPPED_SECONDS", 0.2)
+    process = spawn("import time; time.sleep(1000)")
+    watchdog = Watchdog(slot, 0.0)
+    for _ in range(3):
+        process.send_signal(signal.SIGSTOP)
+        while state_of(process) != "T":
+            time.sleep(0.01)
+        assert watchdog.kill_if_overdue(process.pid) == ""
+        process.send_signal(signal.SIGCONT)
+        while state_of(process) == "T":
+            time.sleep(0.01)
+        time.sleep(0.25)
+        assert watchdog.kill_if_overdue(process.pid) == ""
+    process.send_signal(signal.SIGSTOP)
+    deadline = time.monotonic() + 60
+    while not (verdict := watchdog.kill_if_overdue(process.pid)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert verdict == watchdog_module.STOPPED
     assert process.wait(10) == -9
 
 

@@ -1,8 +1,8 @@
 """Ends a runtime whose processes are all stopped (SIGSTOP): it is not dead, and answers nobody.
 
 A runtime's parent ends a worker that is stopped. Where the parent is stopped itself, jobs would wait in the queue of
-its socket, reader after reader. How long a job may rightly wait there nobody can say, so a limit of time would hit those
-that do nothing wrong. The kernel says which processes are stopped.
+its socket, reader after reader. How long a job may rightly wait there nobody can say, so a limit of time would hit
+those that do nothing wrong. The kernel says which processes are stopped.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def ending_stopped(pids: Callable[[], Collection[int]]) -> Iterator[None]:
         pids: Gives the processes of the runtime.
     """
     loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle
     was_stopped = False
 
     def look() -> None:
