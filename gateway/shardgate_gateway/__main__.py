@@ -40,7 +40,7 @@ def serve(
     try:
         named = [parse_bucket(text) for text in bucket or []]
         flags["buckets"] = {name: parsed.model_dump(exclude_unset=True) for name, parsed in named}
-        status = supervisor.run(load(config, flags))
+        status = supervisor.run(load(config, flags), config)
     except GatewayError as error:
         print(f"shardgate: {error.message}", file=sys.stderr)
         if error.hint:

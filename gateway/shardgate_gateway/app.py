@@ -64,10 +64,11 @@ from shardgate_gateway.tokens import Tokens
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from shardgate_gateway.cache.cache import CacheStat
     from shardgate_gateway.etl.runner import Runner
     from shardgate_gateway.stores.base import Store
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("shardgate_gateway.app")  # it runs as __main__
 
 PR_SET_PDEATHSIG = 1
 BAD_SETTINGS = 2
@@ -137,6 +138,7 @@ async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
             buckets.append(Bucket(*split_bucket(name), store, bucket))
         cache = Cache(settings.cache, settings.upstream)
         await cache.start()
+        _log_cache(settings, await cache.stat())
         stack.push_async_callback(cache.aclose)
         forwarder = await _open_cluster(settings, tokens, endpoint, stack)
         board = DemandBoard(settings.state.dir / "demand", os.environ.get(WORKER_NUMBER, "0"))
@@ -255,7 +257,18 @@ async def _main(settings: Settings, listener: socket.socket, ready: int) -> None
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, log.info, "SIGHUP is left to the process above this one")
     await serve(settings, listener, stop, ready)
+
+
+def _log_cache(settings: Settings, stat: CacheStat) -> None:
+    """Once per gateway, not once per process."""
+    if os.environ.get(WORKER_NUMBER, "0") == "0":
+        log.info(
+            "cache: %s has %d bytes in %d entries, of %d that it may use",
+            *(settings.cache.dir, stat.used_bytes, stat.entries, stat.capacity_bytes),
+            extra={"fields": {"capacity_bytes": stat.capacity_bytes, "used_bytes": stat.used_bytes}},
+        )
 
 
 def main() -> int:
@@ -271,11 +284,12 @@ def main() -> int:
         return 0
     hide(is_for_workers)
     adopt_orphans()
-    set_up_logging()
+    settings = Settings.model_validate_json(sys.stdin.read())
+    set_up_logging(settings.log)
     listener = socket.socket(fileno=given.listener)
     listener.setblocking(False)
     try:
-        uvloop.run(_main(Settings.model_validate_json(sys.stdin.read()), listener, given.ready))
+        uvloop.run(_main(settings, listener, given.ready))
     except GatewayError as error:
         print(f"shardgate: {error.message}" + (f"\n  hint: {error.hint}" if error.hint else ""), file=sys.stderr)
         return BAD_SETTINGS

@@ -414,6 +414,22 @@ class StateSettings(Group):
     )
 
 
+class LogSettings(Group):
+    """The log, on stderr: start and stop, failed and refused requests, with their request id and cause."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least important records that are written. Below `info` only the gateway's own."
+    )
+    format: Literal["text", "json"] = Field(
+        "text", description="`text`: a line for people. `json`: an object a line, for machines."
+    )
+    access: bool = Field(
+        default=False,
+        description="Write a record for every request, without a limit: method, path, status, bytes, seconds, token's "
+        "name and address. Queries are left out, because they may hold what is secret.",
+    )
+
+
 class BucketSettings(Group):
     """One bucket: `--bucket PROVIDER://NAME=WHERE`."""
 
@@ -443,6 +459,7 @@ class Settings(Group):
     kubernetes: KubernetesSettings = Field(default_factory=KubernetesSettings)
     cluster: ClusterSettings = Field(default_factory=ClusterSettings)
     state: StateSettings = Field(default_factory=StateSettings)
+    log: LogSettings = Field(default_factory=LogSettings)
     buckets: dict[str, BucketSettings] = Field(
         default_factory=dict, description="Buckets by `PROVIDER://NAME`; see docs/buckets.md."
     )

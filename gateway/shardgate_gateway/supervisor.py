@@ -6,6 +6,8 @@
 - A worker that dies is replaced, at once after a long life, later and later after short ones. Where a first worker does
   not even come up, the whole gateway ends, with its exit status: most likely a setting can't be used.
 - SIGTERM or SIGINT drains: the socket closes, every worker finishes what it is doing. A second one kills.
+- SIGHUP changes nothing: token and key files are read again when they change, and all else needs a restart. Only where
+  it says that the terminal of the gateway is gone, the gateway ends as by SIGTERM.
 - Workers end when the supervisor does, also by SIGKILL: the kernel tells them (`PR_SET_PDEATHSIG`). Then the folder in
   which they counted stays; the next supervisor removes it. A lock, which they all have, says whether one is in use.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import secrets
 import shutil
@@ -30,12 +33,16 @@ from shardgate_gateway import metrics
 from shardgate_gateway.confidential import hide
 from shardgate_gateway.errors import LocalStorageError
 from shardgate_gateway.etl.local.process import is_for_workers
+from shardgate_gateway.log_format import set_up_logging
 from shardgate_gateway.settings import MIN_KEY_BYTES
+from shardgate_gateway.start_log import log_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from shardgate_gateway.settings import ServeSettings, Settings
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 LONG_LIFE_SECONDS = 30.0
@@ -48,15 +55,24 @@ YOUNG_SECONDS = 60.0
 """A folder that is younger may be without its lock for a moment."""
 
 
-def run(settings: Settings) -> int:
+def run(settings: Settings, config: Path | None = None) -> int:
     """Serve until told to stop; returns the exit status.
+
+    Args:
+        settings: All of them.
+        config: The file that some of them come from, for the log.
 
     Raises:
         LocalStorageError: The address can't be listened on.
     """
     hide(is_for_workers)
+    set_up_logging(settings.log)
     with listen(settings.serve) as listener, metrics_folder() as (folder, lock):
-        return asyncio.run(Supervisor(settings, listener, folder, lock).run())
+        log_start(settings, config, address_of(listener))
+        began = time.monotonic()
+        status = asyncio.run(Supervisor(settings, listener, folder, lock).run())
+        log.info("stopped with status %d, after %.0f seconds", status, time.monotonic() - began)
+        return status
 
 
 @contextlib.contextmanager
@@ -103,6 +119,16 @@ def listen(serve: ServeSettings) -> socket.socket:
         ) from error
 
 
+def address_of(listener: socket.socket) -> str:
+    """The URL of what is listened on."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _has_terminal() -> bool:
+    return any(os.isatty(descriptor) for descriptor in range(3))
+
+
 def _with_signing_key(settings: Settings) -> Settings:
     """All workers must accept what one of them signed."""
     auth = settings.auth
@@ -131,11 +157,13 @@ class Supervisor:
         self._workers: dict[int, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
         self._status = 0
+        self._had_terminal = _has_terminal()
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
+            loop.add_signal_handler(number, self._stop, f"{number.name} came")
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         count = self._settings.serve.workers
         ready = [loop.create_future() for _ in range(count)]
         keepers = [loop.create_task(self._keep(number, ready[number])) for number in range(count)]
@@ -146,9 +174,8 @@ class Supervisor:
 
     async def _announce(self, ready: list[asyncio.Future[None]]) -> None:
         await asyncio.gather(*ready)
-        host, port = self._listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
-        print(f"shardgate listening on http://{shown}:{port}", flush=True)
+        print(f"shardgate listening on {address_of(self._listener)}", flush=True)
+        log.info("ready: all workers answer requests")
 
     async def _keep(self, number: int, ready: asyncio.Future[None]) -> None:
         """Run worker after worker in one place until the gateway stops."""
@@ -161,12 +188,10 @@ class Supervisor:
                 return
             if not ready.done():
                 self._status = status or 1
-                self._stop()
+                self._stop(f"worker {number} {_end_of(status)} before it was ready")
                 return
             backoff = BACKOFF_SECONDS if time.monotonic() - born > LONG_LIFE_SECONDS else backoff
-            print(
-                f"shardgate: worker {number} ended with status {status}; starting another", file=sys.stderr, flush=True
-            )
+            log.error("worker %d %s; starting another", number, _end_of(status))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), backoff)
             backoff = min(2 * backoff, MAX_BACKOFF_SECONDS)
@@ -185,7 +210,7 @@ class Supervisor:
             )
         except OSError as error:
             os.close(receiving)
-            print(f"shardgate: can't start worker {number}: {error.strerror}", file=sys.stderr, flush=True)
+            log.error("can't start worker %d: %s", number, error.strerror)  # noqa: TRY400 (the cause is all of it)
             return 1
         finally:
             os.close(sending)
@@ -204,9 +229,18 @@ class Supervisor:
         asyncio.get_running_loop().remove_reader(receiving)
         os.close(receiving)
 
-    def _stop(self) -> None:
+    def _hang_up(self) -> None:
+        if self._had_terminal and not _has_terminal():
+            self._stop("SIGHUP came, and its terminal is gone")
+        else:
+            log.info("SIGHUP came: token and key files are read when they change, all other settings at a start")
+
+    def _stop(self, cause: str) -> None:
         again = self._stopping.is_set()
         self._stopping.set()
+        running = sum(worker.returncode is None for worker in self._workers.values())
+        if running or not again:
+            log.info("%s: %s, %d workers run", "killing" if again else "stopping", cause, running)
         self._listener.close()
         for worker in self._workers.values():
             if worker.returncode is None:
@@ -214,4 +248,9 @@ class Supervisor:
         if not again:
             serve = self._settings.serve
             patience = serve.linger_seconds + serve.drain_seconds + KILL_SECONDS
-            asyncio.get_running_loop().call_later(patience, self._stop)
+            cause = f"{patience:g} seconds to drain are over"
+            asyncio.get_running_loop().call_later(patience, self._stop, cause)
+
+
+def _end_of(status: int) -> str:
+    return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

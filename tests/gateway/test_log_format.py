@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardgate_gateway.log_format import INDENT, LineFormatter
+from shardgate_gateway.log_format import INDENT, JsonFormatter, LineFormatter
 
 RECORD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ \S+\[\d+\]: ")
 FORGED = "2026-01-01 00:00:00,000 ERROR shardgate_gateway.app[1]: all is lost"
@@ -23,10 +24,10 @@ class Hostile:
     __repr__ = __str__
 
 
-def lines_of(*arguments: object, **options: object) -> list[str]:
+def lines_of(*arguments: object, formatter: logging.Formatter | None = None, **options: object) -> list[str]:
     out = io.StringIO()
     handler = logging.StreamHandler(out)
-    handler.setFormatter(LineFormatter())
+    handler.setFormatter(formatter or LineFormatter())
     logger = logging.Logger("test")  # noqa: LOG001 (it shall have no parent)
     logger.addHandler(handler)
     logger.error(*arguments, **options)  # type: ignore[arg-type]
@@ -65,3 +66,21 @@ def test_what_cannot_be_shown_is_still_one_short_line(argument: object) -> None:
 def test_a_message_whose_arguments_do_not_fit_is_still_a_record() -> None:
     (line,) = lines_of("%d of %d", "x")
     assert RECORD.match(line)
+
+
+@given(st.text() | st.sampled_from([f"x\n{FORGED}", "\x1b[2J", "\u2028", "\udce9", '"}\n{"level": "error"}']))
+def test_as_json_every_record_is_one_object_whatever_text_is_in_it(text: str) -> None:
+    (line,) = lines_of("said %s", text, formatter=JsonFormatter(), extra={"fields": {"path": text, "status": 502}})
+    record = json.loads(line)
+    assert record["status"] == 502
+    assert record["level"] == "error"
+    for value in (record["message"], record["path"]):
+        assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2028\ud800-\udfff]", value)
+
+
+def test_as_json_a_traceback_stays_in_its_record() -> None:
+    try:
+        exec(f"raise ValueError('{FORGED}')")
+    except ValueError:
+        (line,) = lines_of("request %s failed", "r1", exc_info=True, formatter=JsonFormatter())
+    assert json.loads(line)["traceback"].endswith(f"ValueError: {FORGED}")

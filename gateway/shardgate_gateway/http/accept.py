@@ -12,12 +12,15 @@ import errno
 import logging
 from typing import TYPE_CHECKING
 
+from shardgate_gateway.bounded_log import BoundedLog
+
 if TYPE_CHECKING:
     import socket
 
     from shardgate_gateway.http.server import Server
 
 log = logging.getLogger(__name__)
+exhausted = BoundedLog(log, "attempts to accept connections")
 
 PAUSE_SECONDS = 0.1
 """How long accepting rests when it failed for want of descriptors or memory."""
@@ -57,7 +60,7 @@ class Acceptor:
         except OSError as error:
             if error.errno not in _EXHAUSTED:
                 raise
-            log.warning("can't accept connections: %s; trying again", error.strerror)
+            exhausted.write(logging.WARNING, "can't accept connections: %s; trying again", error.strerror)
             self._loop.remove_reader(self._listener.fileno())
             self._pause = self._loop.call_later(PAUSE_SECONDS, self.start)
             return

@@ -34,6 +34,7 @@ from shardgate_gateway import metrics
 from shardgate_gateway.cache.reader import FileSpan
 from shardgate_gateway.cluster.connection import Incoming
 from shardgate_gateway.http.problems import as_gateway_error
+from shardgate_gateway.http.request_log import log_broken_off
 from shardgate_gateway.http.splice import splice
 
 if TYPE_CHECKING:
@@ -59,12 +60,13 @@ class ReaderLeft(Exception):
 
 
 class Sent(web.StreamResponse):
-    """Tells aiohttp about an answer that is on the wire already."""
+    """Tells aiohttp about an answer that is on the wire already, of which `sent` bytes went out."""
 
-    def __init__(self, status: HTTPStatus, *, keep_alive: bool) -> None:
+    def __init__(self, status: HTTPStatus, *, keep_alive: bool, sent: int = 0) -> None:
         super().__init__(status=status)
         self._eof_sent = True
         self._keep_alive = keep_alive
+        self.sent = sent
 
 
 async def send_now(call: Call, status: HTTPStatus, head: bytes, content: bytes | memoryview = b"") -> Sent:
@@ -77,7 +79,7 @@ async def send_now(call: Call, status: HTTPStatus, head: bytes, content: bytes |
         await call.request.writer.drain()
     except ConnectionError:
         return Sent(status, keep_alive=False)
-    return Sent(status, keep_alive=not call.closing)
+    return Sent(status, keep_alive=not call.closing, sent=len(head) + len(content))
 
 
 async def send_parts(
@@ -104,8 +106,9 @@ async def send_parts(
     """
     async with aclosing(parts):
         first = await anext(parts, None)
+        out = _Socket(call.request)
         try:
-            with _Socket(call.request) as out:
+            with out:
                 await out.settle()
                 await out.write(head)
                 await _send_rest(out, first, parts, length, trailers)
@@ -118,8 +121,8 @@ async def send_parts(
         except Exception as error:  # noqa: BLE001 (after the headers every failure has the same end)
             break_off(call, error)
         else:
-            return Sent(status, keep_alive=not call.closing)
-    return Sent(status, keep_alive=False)
+            return Sent(status, keep_alive=not call.closing, sent=out.sent)
+    return Sent(status, keep_alive=False, sent=out.sent)
 
 
 async def _send_rest(
@@ -153,7 +156,7 @@ def break_off(call: Call, error: Exception) -> None:
     reset(call.request)
     ours = as_gateway_error(error, call.id)
     metrics.ABORTED.labels(ours.code).inc()
-    log.warning("request %s: %s broken off: %s: %s", call.id, call.path, ours.code, ours.message)
+    log_broken_off(call, ours)
 
 
 def reset(request: BaseRequest) -> None:
@@ -170,6 +173,8 @@ class _Socket:
     def __init__(self, request: BaseRequest) -> None:
         self._request = request
         self._loop = asyncio.get_running_loop()
+        self.sent = 0
+        """Bytes that the kernel has taken."""
 
     def __enter__(self) -> Self:
         transport = self._request.transport
@@ -219,6 +224,7 @@ class _Socket:
                 continue
             except OSError as error:
                 raise ReaderLeft from error
+            self.sent += count
             while left and count >= len(left[0]):
                 count -= len(left.pop(0))
             if left:
@@ -240,6 +246,7 @@ class _Socket:
             if count == 0:
                 raise RuntimeError("a cached file is shorter than it should be")
             offset += count
+            self.sent += count
             if count == TURN_BYTES:
                 await asyncio.sleep(0)
 
@@ -250,6 +257,7 @@ class _Socket:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise
             raise ReaderLeft from error
+        self.sent += part.length
 
     async def _copy_file(self, span: FileSpan) -> None:
         """For file systems without sendfile."""

@@ -30,9 +30,12 @@ from shardgate_gateway.http.auth import authenticate
 from shardgate_gateway.http.call import request_id
 from shardgate_gateway.http.head import entity, head
 from shardgate_gateway.http.request import OBJECTS, object_target
+from shardgate_gateway.http.request_log import Answered, client_of, log_access
 from shardgate_gateway.tokens import READ
 
 if TYPE_CHECKING:
+    from asyncio import BaseTransport
+
     from aiohttp.http_parser import RawRequestMessage
     from aiohttp.web_protocol import RequestHandler
     from multidict import CIMultiDictProxy
@@ -76,6 +79,7 @@ class HotPath:
         self._sources_bytes = 0
         self._answers = 0
         self._bytes = 0
+        self._logs_access = service.settings.log.access
 
     def answer(self, connection: RequestHandler, message: RawRequestMessage) -> bool:
         """Answer now, or leave it to the ordinary path (False)."""
@@ -107,10 +111,11 @@ class HotPath:
         more = _FIELDS
         if self._forwarder is not None and self._forwarder.is_peer(headers):
             more += self._forwarder.heat_line(source.entry_name)
+        identity = request_id(headers)
         top = head(
             HTTPStatus.OK,
             entity(reading.meta),
-            request_id=request_id(headers),
+            request_id=identity,
             length=len(content),
             closing=False,
             more=more,
@@ -121,7 +126,14 @@ class HotPath:
             transport.writelines((top, content))
         connection._next_keepalive_close_time = self._loop.time() + self._keepalive  # noqa: SLF001
         self._count(len(content))
+        if self._logs_access:
+            self._log(identity, transport, message, len(top) + len(content))
         return True
+
+    def _log(self, identity: str, transport: BaseTransport, message: RawRequestMessage, size: int) -> None:
+        subject = authenticate(message.headers, self._tokens).subject
+        path, _, _ = message.path.partition("?")
+        log_access(Answered(identity, hdrs.METH_GET, path, HTTPStatus.OK, size, 0.0, subject, client_of(transport)))
 
     def _readable(self, raw: str, headers: CIMultiDictProxy[str]) -> Source | None:
         """The source of an object that this gateway serves, and that whoever asks may read."""

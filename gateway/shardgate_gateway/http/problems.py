@@ -18,12 +18,13 @@ from aiohttp import hdrs, web
 
 from shardgate import wire
 from shardgate_gateway import errors
+from shardgate_gateway.bounded_log import BoundedLog
 from shardgate_gateway.errors import GatewayError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-log = logging.getLogger(__name__)
+_bugs = BoundedLog(logging.getLogger(__name__), "unexpected exceptions")
 
 
 class MethodNotAllowed(GatewayError):
@@ -64,6 +65,7 @@ STATUS: dict[type[GatewayError], int] = {
     ExpectationFailed: 417,
     errors.PackageInvalid: 400,
     errors.Busy: 503,
+    errors.Draining: 503,
     errors.UpstreamUnavailable: 503,
     errors.UpstreamStalled: 504,
     errors.GenerationChanged: 503,
@@ -97,7 +99,7 @@ def as_gateway_error(error: Exception, request_id: str) -> GatewayError:
         return error
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return errors.Busy("no file descriptor is free", hint="raise the limit (ulimit -n), or connect less often")
-    log.error("request %s: unexpected %s", request_id, type(error).__name__, exc_info=error)
+    _bugs.write(logging.ERROR, "request %s: unexpected %s", request_id, type(error).__name__, exc_info=error)
     return GatewayError(
         "the gateway failed on this request", hint=f"its log has the cause under request id {request_id}"
     )

@@ -24,6 +24,7 @@ from shardgate_gateway.http.call import Call
 from shardgate_gateway.http.forward import at_owner
 from shardgate_gateway.http.problems import MethodNotAllowed, as_gateway_error, problem
 from shardgate_gateway.http.request import decode
+from shardgate_gateway.http.request_log import Answered, client_of, log_access, log_problem
 from shardgate_gateway.tokens import NOBODY, PEER, REGISTER, USE
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class Front:
         service.idle.clear()
         metrics.RUNNING.inc()
         try:
-            response = await self._answer(call, route, arguments)
+            response, grant = await self._answer(call, route, arguments)
             status = str(response.status)
         finally:
             service.running -= 1
@@ -155,17 +156,23 @@ class Front:
             metrics.RUNNING.dec()
             metrics.REQUESTS.labels(route.name, status).inc()
             metrics.SECONDS.labels(route.name).observe(time.monotonic() - began)
+        if service.settings.log.access:
+            _log_access(call, response, grant, time.monotonic() - began)
         return response
 
-    async def _answer(self, call: Call, route: Route, arguments: tuple[str, ...]) -> web.StreamResponse:
+    async def _answer(self, call: Call, route: Route, arguments: tuple[str, ...]) -> tuple[web.StreamResponse, Grant]:
+        grant = NOBODY
         try:
-            handler, grant = self._admit(call, route)
+            grant = self._authenticate(call, route)
+            handler = self._admit(call, route, grant)
             response = await handler(self._service, replace(call, grant=grant), *map(decode, arguments))
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 (the table in problems.py knows what to say to each)
             told = as_gateway_error(error, call.id)
             response = problem(told, call.id)
+            if not route.public:
+                log_problem(call, told, grant)
             if call.request.method == hdrs.METH_HEAD:
                 response.headers[wire.ERROR_HEADER] = pack_error(told.code, told.message, told.hint)
         if not isinstance(response, Sent):
@@ -173,26 +180,34 @@ class Front:
             response.headers[hdrs.SERVER] = "shardgate"
             if call.closing or self._service.connections > self._service.max_connections:
                 response.force_close()
-        return response
+        return response, grant
 
-    def _admit(self, call: Call, route: Route) -> tuple[Handler, Grant]:
+    def _authenticate(self, call: Call, route: Route) -> Grant:
         if route is NOWHERE:
             raise NotFound(f"there is nothing at {call.path}", hint="objects are at /v1/objects/BUCKET/NAME")
-        grant = NOBODY
-        if not route.public:
-            grant = authenticate(call.headers, self._service.tokens)
-            if self._service.connections > self._service.max_connections:
-                metrics.REFUSED.inc()
-                raise Busy(
-                    f"all {self._service.max_connections} connections of this gateway process are taken",
-                    hint="connect less often, or raise serve.max_connections and ulimit -n",
-                )
+        return NOBODY if route.public else authenticate(call.headers, self._service.tokens)
+
+    def _admit(self, call: Call, route: Route, grant: Grant) -> Handler:
+        if not route.public and self._service.connections > self._service.max_connections:
+            metrics.REFUSED.inc()
+            raise Busy(
+                f"all {self._service.max_connections} connections of this gateway process are taken",
+                hint="connect less often, or raise serve.max_connections and ulimit -n",
+            )
         handler = route.methods.get(call.request.method)
         if handler is None:
             raise MethodNotAllowed(call.request.method, call.path, ", ".join(sorted(route.methods)))
         if scope := route.needs if call.request.method in ("GET", "HEAD") else route.changes:
             grant.require(scope)
-        return handler, grant
+        return handler
+
+
+def _log_access(call: Call, response: web.StreamResponse, grant: Grant, seconds: float) -> None:
+    sent = response.sent if isinstance(response, Sent) else response.body_length
+    if not sent and isinstance(response, web.Response) and isinstance(response.body, bytes):
+        sent = len(response.body)  # it goes out after this
+    client = client_of(call.request.transport)
+    log_access(Answered(call.id, call.request.method, call.path, response.status, sent, seconds, grant.subject, client))
 
 
 def _find(path: str) -> tuple[Route, tuple[str | Any, ...]]:

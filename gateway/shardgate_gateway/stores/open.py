@@ -3,7 +3,7 @@
 A location says where the bytes are: `s3://bucket/folder?endpoint=...`, `gs://...`, `az://...`, `http(s)://host/base`,
 `file://folder` or a plain path, `mem://`. What stands behind the `?` is checked against the tables below, so that a
 misspelt option is an error and not a silent default. Credentials come from the environment (AWS_*, GOOGLE_*, AZURE_*)
-or from options; a location is therefore never logged, and messages don't show it.
+or from options; a location is therefore never logged as it is, and messages don't show it: see `shown_location`.
 """
 
 from __future__ import annotations
@@ -104,6 +104,20 @@ def _open(name: str, bucket: BucketSettings, upstream: UpstreamSettings, uploads
     if kind == "http":
         return HttpOrigin(_origin(name, where), upstream, label=name, allow_redirect_hosts=bucket.allow_redirect_hosts)
     return _cloud(name, kind, where, upstream, uploads)
+
+
+def shown_location(where: str) -> str:
+    """A location without its credentials, for the log: no user, no password, and only options that are no secrets."""
+    try:
+        parts = urlsplit(where)
+        host = parts.netloc.rpartition("@")[2]
+        options = [(name, shown_location(value)) for name, value in parse_qsl(parts.query) if name in PUBLIC]
+    except ValueError:
+        return "a location that is no URL"
+    if "://" not in where or parts.scheme == "file":
+        return where
+    query = "&".join(f"{name}={value}" for name, value in options)
+    return f"{parts.scheme}://{host}{parts.path}" + (f"?{query}" if query else "")
 
 
 def _parsed(name: str, where: str) -> SplitResult:

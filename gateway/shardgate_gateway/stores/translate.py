@@ -5,8 +5,9 @@ obstore reports most of what a server says as one `GenericError` whose text carr
 the first rule that fits wins. Patterns were collected from real servers and from a lying one, and the fault tests
 keep them true for the pinned obstore.
 
-Messages leave the process, so they carry only the first part of the text, without query strings (which may hold
-signatures) and without the XML of the answer; the original exception is cut off for the same reason.
+Messages leave the process, so they carry only the first part of the text, without URLs (which say where the bucket
+lies, and may hold passwords and signatures) and without the XML of the answer; the original exception is cut off for
+the same reason.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ ENCODED = "the store sent the object in another encoding than it keeps; switch c
 RANGES = "a proxy or server in front of the store does not do ranges right; range answers must name what was asked"
 NAMES = "an object and a folder can't have the same name here; choose another key"
 
-_QUERY = re.compile(r"\?\S*")
+_URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>()]*")
 
 
 class Rule(NamedTuple):
@@ -140,7 +141,7 @@ def summary(error: BaseException) -> str:
     text = _text(error).split("\n\nDebug source:", 1)[0] or type(error).__name__
     if code := _element(text, "Code"):
         text = f"{text[: text.find('<')].rstrip(': ')}: {': '.join(filter(None, (code, _element(text, 'Message'))))}"
-    return safe_line(_QUERY.sub("", " ".join(text.split())), MAX_MESSAGE)
+    return safe_line(_URL.sub("the store", " ".join(text.split())), MAX_MESSAGE)
 
 
 def translate(error: BaseException, label: str) -> GatewayError | None:
