@@ -16,14 +16,14 @@ import sys
 import threading
 import time
 from concurrent.futures import Future
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import IO, TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from shardgate.client import Client
-from shardgate.errors import EmbeddedGatewayError, MissingExtra
+from shardgate.errors import EmbeddedGatewayError
+from shardgate.extras import require
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -114,7 +114,7 @@ def embedded(
         EmbeddedGatewayError: A bucket's folder is not there, or the gateway did not come up; the message holds what it
             printed.
     """
-    require_gateway()
+    require("gateway")
     for bucket, where in buckets.items():
         _check_folder(bucket, os.fspath(where))
     home = Path(directory or mkdtemp(prefix="shardgate-")).absolute()
@@ -128,13 +128,6 @@ def embedded(
 
 def gateway_command() -> list[str]:
     return [sys.executable, "-m", "shardgate_gateway"]
-
-
-def require_gateway() -> None:
-    """Raise MissingExtra unless the gateway and what it stands on are installed."""
-    for module in ("aiohttp", "shardgate_gateway"):
-        if find_spec(module) is None:
-            raise MissingExtra(module, "gateway")
 
 
 def _check_folder(bucket: str, where: str) -> None:

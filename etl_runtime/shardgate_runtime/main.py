@@ -11,6 +11,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
+from shardgate import extras
 from shardgate_runtime.failures import StartupError, describe, user_traceback
 from shardgate_runtime.fetch import fetch
 from shardgate_runtime.limits import die_with_parent
@@ -48,6 +49,7 @@ def _run(options: Options, run_dir: RunDir) -> int:
     run_dir.write_status("starting")
     try:
         _gather(options)
+        _check_installed()
         from shardgate_runtime.parent import Parent  # noqa: PLC0415 - imports what the environment may replace
 
         Parent(options, run_dir).run()
@@ -63,6 +65,15 @@ def _run(options: Options, run_dir: RunDir) -> int:
         raise
     run_dir.write_status("stopped")
     return os.EX_OK
+
+
+def _check_installed() -> None:
+    """Raise StartupError if what the runtime itself needs is not here: a gateway can be installed without it."""
+    if module := extras.missing("runtime"):
+        raise StartupError(
+            f"a Python transform needs {module}, which is not installed where the workers run",
+            "pip install 'shardgate[runtime]' beside the gateway; a gateway alone reads, and runs containers",
+        )
 
 
 def _gather(options: Options) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
-from shardgate import wire
+from shardgate import extras, wire
 from shardgate.providers import split_bucket
 from shardgate_gateway.errors import BadRequest
 
@@ -481,6 +481,12 @@ class Settings(Group):
             raise ValueError(
                 "gateways of a cluster know each other by the key they share, so auth.signing_key_file must be set"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _kubernetes_is_installed(self) -> Settings:
+        if "kubernetes" in {self.etl.runner, self.cluster.membership} and extras.missing("kubernetes"):
+            raise ValueError("a gateway in a cluster needs the package kubernetes: pip install 'shardgate[kubernetes]'")
         return self
 
     @model_validator(mode="after")

@@ -305,7 +305,7 @@ def test_serve_hands_all_its_flags_to_the_gateway(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("shardgate.local_gateway.find_spec", lambda name: None)
+    monkeypatch.setattr("shardgate.extras.find_spec", lambda name: None)
     monkeypatch.setattr(sys, "argv", ["shardgate", "serve"])
     with pytest.raises(SystemExit) as caught:
         app()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import os
 import subprocess
-import sys
 import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
+from lean_venv import lean_venv
 
 pytest.importorskip("skimage")
 
@@ -50,9 +50,9 @@ def test_the_same_number_is_the_same_picture_of_imagenets_size() -> None:
 
 @pytest.mark.slow  # torch is imported by the demo, by four loaders' workers and by two transforms
 @pytest.mark.timeout(300)
-def test_the_demo_runs_and_writes_its_picture(tmp_path: Path) -> None:
+def test_the_demo_runs_on_its_extra_alone_and_writes_its_picture(tmp_path: Path) -> None:
     pytest.importorskip("shardgate_gateway.app")
-    command = [sys.executable, "-W", "error::ResourceWarning", "-c", "from shardgate.cli.main import app; app()"]
+    command = [lean_venv(tmp_path / "venv", "demo"), "-W", "error::ResourceWarning", "-m", "shardgate"]
     command += ["demo", "--samples", "40", "--shards", "2", "--output", str(tmp_path / "out")]
     run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"}, check=False)
     assert run.returncode == 0, run.stderr

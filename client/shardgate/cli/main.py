@@ -19,7 +19,8 @@ from shardgate.cli.cache import cache
 from shardgate.cli.etl import etl
 from shardgate.cli.output import print_error
 from shardgate.errors import ShardgateError
-from shardgate.local_gateway import gateway_command, require_gateway
+from shardgate.extras import require
+from shardgate.local_gateway import gateway_command
 
 INTERRUPTED = 130
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -54,7 +55,7 @@ def options(
 @cli.command(context_settings=PASS_ON, add_help_option=False)
 def serve(context: typer.Context) -> None:
     """Run a gateway: --host --port --workers --cache-dir --state-dir --bucket PROVIDER://NAME=WHERE --config FILE."""
-    require_gateway()
+    require("gateway")
     command = [*gateway_command(), *context.args]
     os.execv(command[0], command)  # noqa: S606 - signals and the exit code are then the gateway's own
 
@@ -67,6 +68,7 @@ def demo(
     shards: Annotated[int, typer.Option(min=1, max=100, help="Validation shards.")] = 6,
 ) -> None:
     """Make shards of photographs, and read them raw and transformed through a gateway of its own."""
+    require("demo")
     from shardgate.demo.run import run  # noqa: PLC0415 - it needs torch, which the other commands do not
 
     run(output, samples=samples, shards=shards)
