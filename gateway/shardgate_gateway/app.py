@@ -24,6 +24,7 @@ import uvloop
 
 from shardgate.providers import split_bucket
 from shardgate_gateway.cache.cache import Cache
+from shardgate_gateway.cluster.calls import PeerCalls
 from shardgate_gateway.cluster.connection import PeerClient
 from shardgate_gateway.cluster.credentials import Credentials
 from shardgate_gateway.cluster.dns import DnsMembership
@@ -45,13 +46,15 @@ from shardgate_gateway.etl.registry import Registry
 from shardgate_gateway.etl.relay import Relay
 from shardgate_gateway.etl.results import Results
 from shardgate_gateway.http.accept import Acceptor
-from shardgate_gateway.http.forward import Forwarder
 from shardgate_gateway.http.routes import Front
 from shardgate_gateway.http.server import Server
-from shardgate_gateway.http.service import Bucket, Buckets, Service
+from shardgate_gateway.http.service import Service
 from shardgate_gateway.kube.client import open_api
 from shardgate_gateway.log_format import set_up_logging
 from shardgate_gateway.metrics import WORKER_NUMBER
+from shardgate_gateway.objects.buckets import Bucket, Buckets
+from shardgate_gateway.objects.ownership import Ownership
+from shardgate_gateway.objects.service import Objects
 from shardgate_gateway.settings import BucketSettings, Settings
 from shardgate_gateway.state.database import DATABASE_FILE, Database, database_url
 from shardgate_gateway.state.payloads import Payloads
@@ -140,9 +143,10 @@ async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
         await cache.start()
         _log_cache(settings, await cache.stat())
         stack.push_async_callback(cache.aclose)
-        forwarder = await _open_cluster(settings, tokens, endpoint, stack)
+        calls = await _open_cluster(settings, tokens, endpoint, stack)
+        objects = Objects(cache, Ownership(calls))
         board = DemandBoard(settings.state.dir / "demand", os.environ.get(WORKER_NUMBER, "0"))
-        demands = Gather(board, forwarder.peers if forwarder else None, Credentials(tokens, _name(settings)))
+        demands = Gather(board, calls.peers if calls else None, Credentials(tokens, _name(settings)))
         registry, environments, runner = await _open_etl(settings, tokens, board, demands, stack)
         relay = Relay(
             runner,
@@ -158,12 +162,12 @@ async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
             tokens=tokens,
             buckets=Buckets(buckets),
             cache=cache,
+            objects=objects,
             registry=registry,
             environments=environments,
             runner=runner,
             results=results,
             name=_name(settings),
-            forwarder=forwarder,
             demand=board,
             uploads=uploads,
             max_connections=settings.serve.max_connections or _descriptors() // DESCRIPTORS_PER_CONNECTION,
@@ -212,7 +216,7 @@ def _open_packages(settings: Settings, database: Database) -> Store:
 
 async def _open_cluster(
     settings: Settings, tokens: Tokens, endpoint: str, stack: contextlib.AsyncExitStack
-) -> Forwarder | None:
+) -> PeerCalls | None:
     cluster = settings.cluster
     if cluster.membership == "none":
         return None
@@ -229,7 +233,7 @@ async def _open_cluster(
     await stack.enter_async_context(membership)
     heat = Heat(cluster.hot_requests, cluster.hot_copies)
     peers = await stack.enter_async_context(Peers(Member(name, cluster.url or endpoint), membership, client, heat))
-    return Forwarder(peers, Credentials(tokens, name))
+    return PeerCalls(peers, Credentials(tokens, name))
 
 
 def _name(settings: Settings) -> str:

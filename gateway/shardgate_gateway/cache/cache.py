@@ -170,9 +170,12 @@ class Cache:
         if slot.validated_at < since and not await self._is_current(source, slot.meta, since):
             self._hot.drop(source.entry_name)
             return None
+        self._node.counters.hits += 1
+        return self._entry_reading(source, slot)
+
+    def _entry_reading(self, source: Source, slot: Slot) -> EntryReading:
         if self._settings.verify == "always" and slot.entry is not None:
             slot = Slot(slot.path, slot.identity, slot.meta, slot.validated_at, content=None, entry=slot.entry)
-        self._node.counters.hits += 1
         return EntryReading(self._node, source, slot, self._damaged)
 
     async def _slot(self, source: Source) -> Slot | None:
@@ -355,29 +358,31 @@ class Cache:
 
     async def prefetch(self, source: Source) -> ObjectMeta:
         """Fetch it, and return when it is whole. Raises as `open`, and what the fetch fails with."""
-        reading = await self.open(source)
-        try:
-            if isinstance(reading, FillReading):
-                await reading.finished()
-        finally:
-            reading.aclose()
+        reading = await self.open_whole(source)
+        reading.aclose()
         return reading.meta
 
-    async def members(self, source: Source) -> tuple[Member, ...]:
-        """The regular files of a tar, in order; fetches it first if need be.
+    async def open_whole(self, source: Source) -> Reading:
+        """As `open`, and returns when the fetch is over. Raises what that fails with, too."""
+        reading = await self.open(source)
+        if not isinstance(reading, FillReading):
+            return reading
+        try:
+            await reading.finished()
+            if reading.slot is None:
+                return reading
+        except BaseException:
+            reading.aclose()
+            raise
+        reading.aclose()
+        return self._entry_reading(source, reading.slot)
+
+    async def members_of(self, source: Source, reading: Reading) -> tuple[Member, ...]:
+        """The regular files of an open tar, in order.
 
         Raises:
             BadRequest: It is not a tar that can be trusted.
         """
-        await self.prefetch(source)
-        reading = await self.open(source)
-        try:
-            return await self.members_of(source, reading)
-        finally:
-            reading.aclose()
-
-    async def members_of(self, source: Source, reading: Reading) -> tuple[Member, ...]:
-        """The members of an open reading. Raises as `members`."""
         found = await self._index(reading)
         if isinstance(found, NoIndex):
             raise BadRequest(f"{source.label} has no members to read: {found.reason}", hint="read the whole object")

@@ -22,11 +22,8 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 import xxhash
 
-from shardgate.text import safe_text
-from shardgate_gateway import errors
 from shardgate_gateway.cache.entry import pack_meta, unpack_meta
 from shardgate_gateway.cache.layout import unlink
-from shardgate_gateway.errors import GatewayError
 
 if TYPE_CHECKING:
     from shardgate_gateway.stores.base import ObjectMeta
@@ -38,8 +35,6 @@ BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 FORMAT = 4
 """Raised whenever a record changes: gateways of two versions may share a folder during an upgrade."""
-MAX_HINT = 1024
-"""Characters; with `MAX_TEXT` of the message, so that a record never outgrows MAX_RECORD."""
 
 
 class State(IntEnum):
@@ -177,25 +172,3 @@ class Control:
 
     __del__ = close
     """A lock must not outlive the last one who knows of it."""
-
-
-def failure_of(error: Exception) -> tuple[str, str, str]:
-    """What a record says of an error. Its text may come from a user's function, so it may be any text."""
-    if isinstance(error, GatewayError):
-        return error.code, safe_text(error.message), safe_text(error.hint, MAX_HINT)
-    return GatewayError.code, safe_text(f"{type(error).__name__}: {safe_text(error)}"), ""
-
-
-def error_of(failure: tuple[str, str, str]) -> GatewayError:
-    """The error that another process met, as far as it can be told."""
-    code, message, hint = failure
-    kind = _BY_CODE.get(code, GatewayError)
-    try:
-        return kind(message, hint=hint)
-    except TypeError:  # a class that wants to know more than was written down
-        return GatewayError(message, hint=hint)
-
-
-_BY_CODE: dict[str, type[GatewayError]] = {
-    kind.code: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, GatewayError)
-}

@@ -19,10 +19,11 @@ import math
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from shardgate_gateway.cache.control import Control, Record, State, error_of, failure_of
+from shardgate_gateway.cache.control import Control, Record, State
 from shardgate_gateway.cache.draft import Draft
 from shardgate_gateway.cache.layout import OpenFile
 from shardgate_gateway.cache.lead import Lead
+from shardgate_gateway.error_record import error_of, failure_of
 from shardgate_gateway.errors import GatewayError, LocalStorageError, UpstreamUnavailable
 
 if TYPE_CHECKING:

@@ -202,6 +202,11 @@ class FillReading(Reading):
         await self._fill.finished()
 
     @property
+    def slot(self) -> Slot | None:
+        """The entry that the fetch has become, if it has become one in this process."""
+        return self._fill.slot
+
+    @property
     def meta(self) -> ObjectMeta:
         assert self._fill.meta is not None
         return self._fill.meta

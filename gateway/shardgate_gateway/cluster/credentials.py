@@ -39,7 +39,11 @@ class Credentials:
         """The header of a request that this gateway makes for itself."""
         return "Authorization", f"Bearer {self.token()}"
 
-    def are_good(self, token: str | None) -> bool:
+    def token_for(self, scope: str, seconds: float) -> str:
+        """A token that this gateway makes for one thing it is about to do elsewhere."""
+        return self._tokens.mint(self._name, {scope}, seconds=seconds)
+
+    def are_valid(self, token: str | None) -> bool:
         try:
             return token is not None and self._tokens.check(token).allows(PEER)
         except Unauthenticated:

@@ -54,8 +54,8 @@ async def show_objects(service: Service, call: Call, name: str) -> web.StreamRes
         raise BadRequest(f"limit={limit} is not between 1 and {PAGE}")
     if given.get("delimiter", "/") != "/":
         raise BadRequest("the only delimiter is /")
-    page = await bucket.store.list(
-        prefix, token=given.get("token") or None, limit=limit, delimiter="delimiter" in given
+    page = await service.objects.list(
+        bucket, prefix, token=given.get("token") or None, limit=limit, delimiter="delimiter" in given
     )
     return web.json_response(
         {

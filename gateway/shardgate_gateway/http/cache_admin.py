@@ -6,19 +6,21 @@ import asyncio
 from dataclasses import asdict
 from functools import reduce
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from aiohttp import web
 
-from shardgate_gateway.cache.source import group_name
 from shardgate_gateway.errors import BadRequest, GatewayError
+from shardgate_gateway.http.passing_on import headers_for_peer, is_from_peer, target_of
 from shardgate_gateway.http.request import object_key, parameters, provider
 from shardgate_gateway.tokens import READ, WRITE
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
 
     from shardgate_gateway.http.call import Call
-    from shardgate_gateway.http.service import Bucket, Service
+    from shardgate_gateway.http.service import Service
+    from shardgate_gateway.objects.buckets import Bucket
 
 PARALLEL = 4
 """Objects prefetched at once: each may use `cache.parallel_parts` connections."""
@@ -28,11 +30,12 @@ _PARAMETERS = frozenset({"bucket", "provider", "object", "prefix", "results"})
 
 async def stat(service: Service, call: Call) -> web.StreamResponse:
     """Summed over all gateways."""
-    forwarder = service.forwarder
-    told = asdict(await service.cache.stat())
-    if forwarder is not None and not forwarder.is_from_peer(call):
-        told = reduce(_add, await forwarder.hear_others(call), told)
-    return web.json_response(told)
+    total = asdict(await service.cache.stat())
+    calls = service.calls
+    if calls is not None and not is_from_peer(calls, call):
+        headers = headers_for_peer(calls, call)
+        total = reduce(_add, await calls.poll_others(call.request.method, target_of(call), headers), total)
+    return web.json_response(total)
 
 
 def _add(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
@@ -45,18 +48,25 @@ def _add(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 
 async def prefetch(service: Service, call: Call) -> web.StreamResponse:
     """Fetch an object or all objects of a prefix; answers when they are in the caches of the gateways that own them."""
-    forwarder = service.forwarder
 
     async def one(bucket: Bucket, key: str) -> int:
-        if forwarder is not None and not forwarder.is_from_peer(call):
-            told = await forwarder.ask_owner(call, bucket, key)
-            if told is not None:
-                return int(told["bytes"])
-        source = bucket.source(key) if forwarder is None else forwarder.source(bucket, key)
-        return (await service.cache.prefetch(source)).size or 0
+        answer = await _ask_owner(service, call, bucket, key)
+        if answer is not None:
+            return int(answer["bytes"])
+        return (await service.objects.prefetch(bucket, key)).size or 0
 
     done, total, failures = await _for_all(service, call, READ, one)
     return web.json_response({"objects": done, "bytes": total, "failed": failures})
+
+
+async def _ask_owner(service: Service, call: Call, bucket: Bucket, key: str) -> dict[str, Any] | None:
+    """Have the same done by the owner of one object; None where it is for this gateway to do."""
+    calls = service.calls
+    if calls is None or is_from_peer(calls, call):
+        return None
+    query = urlencode({"provider": bucket.provider, "bucket": bucket.name, "object": key})
+    members = service.objects.ownership.before_me(bucket, key)
+    return await calls.ask_first(members, f"{call.path}?{query}", headers_for_peer(calls, call))
 
 
 async def evict(service: Service, call: Call) -> web.StreamResponse:
@@ -64,17 +74,16 @@ async def evict(service: Service, call: Call) -> web.StreamResponse:
 
     `results=false` leaves the results.
     """
-    forwarder = service.forwarder
     with_results = parameters(call.query, _PARAMETERS).get("results", "true") != "false"
 
     async def one(bucket: Bucket, key: str) -> int:
-        source = bucket.source(key)
-        results = await service.cache.evict_group(group_name(source)) if with_results else 0
-        return int(await service.cache.evict(source)) + results
+        return await service.objects.evict(bucket, key, results=with_results)
 
     asked, evicted, failures = await _for_all(service, call, WRITE, one)
-    if forwarder is not None and not forwarder.is_from_peer(call):
-        evicted += sum(told["evicted"] for told in await forwarder.ask_others(call))
+    calls = service.calls
+    if calls is not None and not is_from_peer(calls, call):
+        answers = await calls.ask_others(target_of(call), headers_for_peer(calls, call))
+        evicted += sum(answer["evicted"] for answer in answers)
     return web.json_response({"objects": asked, "evicted": evicted, "failed": failures})
 
 
@@ -100,8 +109,8 @@ async def _for_all(
         raise call.grant.lacks(scope, f"{bucket}/{given['prefix']}*")
     done = total = 0
     failures: list[dict[str, str]] = []
-    async for page in _pages(bucket, given["prefix"]):
-        keys = [key for key in page if call.grant.allows(scope, f"{bucket}/{key}")]
+    async for page in service.objects.pages(bucket, given["prefix"]):
+        keys = [meta.key for meta in page.objects if call.grant.allows(scope, f"{bucket}/{meta.key}")]
         for first in range(0, len(keys), PARALLEL):
             group = keys[first : first + PARALLEL]
             results = await asyncio.gather(*(action(bucket, key) for key in group), return_exceptions=True)
@@ -113,13 +122,3 @@ async def _for_all(
                 else:
                     done, total = done + 1, total + result
     return done, total, failures[:REPORTED_FAILURES]
-
-
-async def _pages(bucket: Bucket, prefix: str) -> AsyncIterator[list[str]]:
-    token = None
-    while True:
-        page = await bucket.store.list(prefix, token=token)
-        yield [meta.key for meta in page.objects]
-        token = page.token
-        if token is None:
-            return

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from aiohttp.web import BaseRequest
     from multidict import CIMultiDictProxy
 
-    from shardgate_gateway.cache.source import Source
     from shardgate_gateway.tokens import Grant
 
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
@@ -34,8 +33,7 @@ class Call:
         path, query: Still percent-encoded.
         closing: The connection ends with this answer.
         grant: Who asks, and what they may do.
-        more: Header lines that the answer gets besides its own.
-        copy_of: Where the object is read from in place of its bucket: a gateway that has it.
+        extra_headers: Lines that the head of the answer gets besides its own.
     """
 
     request: BaseRequest
@@ -44,8 +42,7 @@ class Call:
     query: str
     closing: bool
     grant: Grant = NOBODY
-    more: str = ""
-    copy_of: Source | None = None
+    extra_headers: str = ""
 
     @classmethod
     def of(cls, request: BaseRequest, *, draining: bool) -> Call:

@@ -21,11 +21,11 @@ _PARAMETERS = frozenset({"provider", "bucket", "object"})
 
 async def show(service: Service, call: Call) -> web.StreamResponse:
     """Who the gateways are, who this one is, and who answers; with `challenge=`, each one's proof at `/healthz`."""
-    forwarder = service.forwarder
+    calls = service.calls
     challenge = parameters(call.query, frozenset({"challenge"})).get("challenge")
     members: list[dict[str, Any]] = [
         {"name": member.name, "url": member.url, "live": live}
-        for member, live in (forwarder.peers.members if forwarder else ())
+        for member, live in (calls.peers.members if calls else ())
     ]
     if challenge is not None:
         for member in members:
@@ -44,5 +44,5 @@ async def forget(service: Service, call: Call) -> web.StreamResponse:
     if given.keys() != _PARAMETERS:
         raise BadRequest("say which provider=, bucket= and object=")
     bucket = service.buckets.find(given["bucket"], provider(given), call.grant)
-    await service.cache.invalidate(bucket.source(object_key(given["object"])))
+    await service.objects.forget(bucket, object_key(given["object"]))
     return web.Response(status=HTTPStatus.NO_CONTENT)

@@ -29,6 +29,7 @@ from shardgate_gateway.errors import GatewayError, Unauthenticated
 from shardgate_gateway.http.auth import authenticate
 from shardgate_gateway.http.call import request_id
 from shardgate_gateway.http.head import entity, head
+from shardgate_gateway.http.passing_on import copies_line
 from shardgate_gateway.http.request import OBJECTS, object_target
 from shardgate_gateway.http.request_log import Answered, client_of, log_access
 from shardgate_gateway.tokens import READ
@@ -72,7 +73,7 @@ class HotPath:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._tokens = service.tokens
-        self._forwarder = service.forwarder
+        self._calls = service.calls
         self._keepalive = service.settings.serve.keepalive_seconds
         self._loop = asyncio.get_running_loop()
         self._sources: OrderedDict[str, Source] = OrderedDict()
@@ -109,8 +110,8 @@ class HotPath:
             return False
         self._remember(message.path, source)
         more = _FIELDS
-        if self._forwarder is not None and self._forwarder.is_peer(headers):
-            more += self._forwarder.heat_line(source.entry_name)
+        if self._calls is not None and self._calls.is_peer(headers):
+            more += copies_line(self._calls.peers.heat.count(source.entry_name))
         identity = request_id(headers)
         top = head(
             HTTPStatus.OK,
@@ -144,7 +145,7 @@ class HotPath:
         source = self._sources.get(raw) or self._find_source(raw)
         if source is None or not grant.allows(READ, source.label):
             return None
-        if self._forwarder is not None and not self._forwarder.peers.serves(source.entry_name):
+        if self._calls is not None and not self._calls.peers.serves(source.entry_name):
             return None
         return source
 

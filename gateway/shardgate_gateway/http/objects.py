@@ -11,21 +11,48 @@ from shardgate_gateway.errors import BadRequest, NotFound, PreconditionFailed
 from shardgate_gateway.http import members, transformed
 from shardgate_gateway.http.buckets import describe
 from shardgate_gateway.http.conditions import Version, check_unchanged, is_conditional, not_modified
+from shardgate_gateway.http.proxy_read import read_at_owner
+from shardgate_gateway.http.proxy_write import write_at_owner
 from shardgate_gateway.http.reply import send_head, send_not_modified, send_reading
 from shardgate_gateway.http.request import object_target
 from shardgate_gateway.http.upload import Upload
 from shardgate_gateway.tokens import APPLY, READ, USE, WRITE
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from shardgate_gateway.cache.source import Source
     from shardgate_gateway.http.call import Call
     from shardgate_gateway.http.request import ObjectTarget
-    from shardgate_gateway.http.service import Bucket, Service
+    from shardgate_gateway.http.service import Service
+    from shardgate_gateway.objects.buckets import Bucket
     from shardgate_gateway.tokens import Grant
+
+    Answer = Callable[[Service, Call, ObjectTarget, Source], Awaitable[web.StreamResponse]]
 
 
 async def get(service: Service, call: Call) -> web.StreamResponse:
-    target, source = _readable(service, call)
+    return await _read(service, call, _get)
+
+
+async def head_of(service: Service, call: Call) -> web.StreamResponse:
+    return await _read(service, call, _head_of)
+
+
+async def _read(service: Service, call: Call, answer: Answer) -> web.StreamResponse:
+    """Find the object that is asked for, and have it read where it belongs."""
+    target = object_target(call.request.raw_path)
+    bucket = service.buckets.find(target.bucket, target.provider, call.grant, key=target.key)
+
+    async def here(call: Call, source: Source) -> web.StreamResponse:
+        _require_read(call.grant, target, source.label)
+        return await answer(service, call, target, source)
+
+    copied = target.plain and call.request.method == hdrs.METH_GET
+    return await read_at_owner(service, call, bucket, target.key, here, copied=copied)
+
+
+async def _get(service: Service, call: Call, target: ObjectTarget, source: Source) -> web.StreamResponse:
     if target.transform is not None:
         return await transformed.get(service, call, target, source)
     if target.archpath is not None:
@@ -33,14 +60,12 @@ async def get(service: Service, call: Call) -> web.StreamResponse:
     return await get_source(service, call, source)
 
 
-async def head_of(service: Service, call: Call) -> web.StreamResponse:
-    target, source = _readable(service, call)
+async def _head_of(service: Service, call: Call, target: ObjectTarget, source: Source) -> web.StreamResponse:
     if target.transform is not None:
         return await transformed.head_of(service, call, target, source)
     if target.archpath is not None:
         return await members.head_of(service, call, source, target.archpath)
-    meta = await service.cache.head(source)
-    return await send_head(call, meta)
+    return await send_head(call, await service.cache.head(source))
 
 
 async def get_source(service: Service, call: Call, source: Source) -> web.StreamResponse:
@@ -58,32 +83,34 @@ async def get_source(service: Service, call: Call, source: Source) -> web.Stream
 
 async def put(service: Service, call: Call) -> web.StreamResponse:
     """Store a body whole or not at all, then forget what was cached of the object."""
-    target, bucket, source = _writable(service, call)
+    target, bucket = _found_for_writing(service, call)
+    if (answer := await write_at_owner(service, call, bucket, target.key)) is not None:
+        return answer
+    call.grant.require(WRITE, f"{bucket}/{target.key}")
     await _check_conditions(call, bucket, target)
     upload = Upload(call, service.settings.serve.max_put_bytes, service.settings.serve.upload_stall_seconds)
-    try:
-        meta = await bucket.store.put(target.key, upload.chunks(), size=upload.size, content_type=upload.content_type)
-    finally:
-        # Also after a failure: it may be stored all the same.
-        await service.cache.invalidate(source)
+    meta = await service.objects.put_here(bucket, target.key, upload, content_type=upload.content_type)
     return web.json_response(describe(meta), headers={hdrs.ETAG: Version.of(meta).header})
 
 
 async def delete(service: Service, call: Call) -> web.StreamResponse:
-    target, bucket, source = _writable(service, call)
+    target, bucket = _found_for_writing(service, call)
+    if (answer := await write_at_owner(service, call, bucket, target.key)) is not None:
+        return answer
+    call.grant.require(WRITE, f"{bucket}/{target.key}")
     await _check_conditions(call, bucket, target)
-    try:
-        await bucket.store.delete(target.key)
-    finally:
-        await service.cache.invalidate(source)
+    await service.objects.delete_here(bucket, target.key)
     return web.Response(status=HTTPStatus.NO_CONTENT)
 
 
-def _readable(service: Service, call: Call) -> tuple[ObjectTarget, Source]:
+def _found_for_writing(service: Service, call: Call) -> tuple[ObjectTarget, Bucket]:
     target = object_target(call.request.raw_path)
-    source = service.buckets.find(target.bucket, target.provider, call.grant, key=target.key).source(target.key)
-    _require_read(call.grant, target, source.label)
-    return target, call.copy_of or source
+    bucket = service.buckets.find(target.bucket, target.provider, call.grant, action=WRITE, key=target.key)
+    if not target.plain or target.tagged:
+        raise BadRequest(
+            f"{call.request.method} works on whole raw objects", hint="leave transform_id, archpath and tag out"
+        )
+    return target, bucket
 
 
 def _require_read(grant: Grant, target: ObjectTarget, label: str) -> None:
@@ -93,18 +120,6 @@ def _require_read(grant: Grant, target: ObjectTarget, label: str) -> None:
     grant.require(READ, label)
     if target.transform is not None:
         grant.require(USE)
-
-
-def _writable(service: Service, call: Call) -> tuple[ObjectTarget, Bucket, Source]:
-    target = object_target(call.request.raw_path)
-    if not target.plain or target.tagged:
-        raise BadRequest(
-            f"{call.request.method} works on whole raw objects", hint="leave transform_id, archpath and tag out"
-        )
-    bucket = service.buckets.find(target.bucket, target.provider, call.grant, action=WRITE, key=target.key)
-    source = bucket.source(target.key)
-    call.grant.require(WRITE, source.label)
-    return target, bucket, source
 
 
 async def _check_conditions(call: Call, bucket: Bucket, target: ObjectTarget) -> None:

@@ -118,5 +118,5 @@ def _head(
 ) -> bytes:
     if cache is not None:
         more = f"{wire.CACHE_HEADER}: {cache}\r\n{more}"
-    more = call.more + more
+    more = call.extra_headers + more
     return head(status, entity(meta), request_id=call.id, length=length, closing=call.closing, more=more)

@@ -21,7 +21,6 @@ from shardgate_gateway.http import buckets, cache_admin, cluster_view, environme
 from shardgate_gateway.http.auth import authenticate
 from shardgate_gateway.http.body import Sent
 from shardgate_gateway.http.call import Call
-from shardgate_gateway.http.forward import at_owner
 from shardgate_gateway.http.problems import MethodNotAllowed, as_gateway_error, problem
 from shardgate_gateway.http.request import decode
 from shardgate_gateway.http.request_log import Answered, client_of, log_access, log_problem
@@ -78,10 +77,10 @@ ROUTES = (
         "objects",
         "/v1/objects/.*",
         needs=BY_RESOURCE,
-        GET=at_owner(objects.get),
-        HEAD=at_owner(objects.head_of),
-        PUT=at_owner(objects.put),
-        DELETE=at_owner(objects.delete),
+        GET=objects.get,
+        HEAD=objects.head_of,
+        PUT=objects.put,
+        DELETE=objects.delete,
     ),
     _route("buckets", "/v1/buckets/?", needs=ANY_TOKEN, GET=buckets.show_all),
     _route("list", "/v1/buckets/([^/]+)/?", needs=BY_RESOURCE, GET=buckets.show_objects),
