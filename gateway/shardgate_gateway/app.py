@@ -15,6 +15,7 @@ import ctypes
 import logging
 import os
 import resource
+import shutil
 import signal
 import socket
 import sys
@@ -61,6 +62,7 @@ from shardgate_gateway.state.payloads import Payloads
 from shardgate_gateway.state.private import make_private_file, open_state
 from shardgate_gateway.stores.local_folder import LocalFolder
 from shardgate_gateway.stores.open import open_store
+from shardgate_gateway.stores.start_check import check_buckets
 from shardgate_gateway.stores.upload_memory import UploadMemory
 from shardgate_gateway.tokens import Tokens
 
@@ -141,7 +143,10 @@ async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
             buckets.append(Bucket(*split_bucket(name), store, bucket))
         cache = Cache(settings.cache, settings.upstream)
         await cache.start()
-        _log_cache(settings, await cache.stat())
+        if _speaks_for_all():
+            _log_cache(settings, await cache.stat())
+            looking = asyncio.create_task(check_buckets([(str(b), b.settings, b.store) for b in buckets]))
+            stack.push_async_callback(_end, looking)
         stack.push_async_callback(cache.aclose)
         calls = await _open_cluster(settings, tokens, endpoint, stack)
         objects = Objects(cache, Ownership(calls))
@@ -265,14 +270,21 @@ async def _main(settings: Settings, listener: socket.socket, ready: int) -> None
     await serve(settings, listener, stop, ready)
 
 
+def _speaks_for_all() -> bool:
+    """What is said or looked at once per gateway, the first of its processes does."""
+    return os.environ.get(WORKER_NUMBER, "0") == "0"
+
+
 def _log_cache(settings: Settings, stat: CacheStat) -> None:
-    """Once per gateway, not once per process."""
-    if os.environ.get(WORKER_NUMBER, "0") == "0":
-        log.info(
-            "cache: %s has %d bytes in %d entries, of %d that it may use",
-            *(settings.cache.dir, stat.used_bytes, stat.entries, stat.capacity_bytes),
-            extra={"fields": {"capacity_bytes": stat.capacity_bytes, "used_bytes": stat.used_bytes}},
-        )
+    folder, capacity = settings.cache.dir, stat.capacity_bytes
+    log.info(
+        "cache: %s has %d bytes in %d entries, of %d that it may use",
+        *(folder, stat.used_bytes, stat.entries, capacity),
+        extra={"fields": {"capacity_bytes": capacity, "used_bytes": stat.used_bytes}},
+    )
+    disk = shutil.disk_usage(folder).total
+    if capacity > disk:
+        log.warning("cache.capacity_bytes is %d, and the disk of %s has %d bytes in all", capacity, folder, disk)
 
 
 def main() -> int:

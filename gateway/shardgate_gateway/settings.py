@@ -9,11 +9,23 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tomllib
+from decimal import Decimal
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
 from shardgate import extras, wire
@@ -39,6 +51,30 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+SIZES = {
+    unit + byte: factor
+    for prefix, decimal, binary in (("", 1, 1), ("k", 1000, 1 << 10), ("m", 10**6, MIB), ("g", 10**9, GIB))
+    for unit, factor in ((prefix, decimal), (prefix + "i", binary))
+    for byte in ("", "b")
+} | {f"t{i}{b}": factor for i, factor in (("", 10**12), ("i", 1 << 40)) for b in ("", "b")}
+"""Bytes by unit: `50GB` are 50 * 10**9, `50GiB` (or, as in Kubernetes, `50Gi`) are 50 * 2**30."""
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", re.ASCII)
+
+
+def _bytes_of(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    found = _SIZE.fullmatch(value)
+    factor = SIZES.get(found[2].lower()) if found else None
+    if found is None or factor is None:
+        raise ValueError(f"{value!r} is no size; write bytes, or a number with KB, MB, GB, TB, KiB, MiB, GiB or TiB")
+    return int(Decimal(found[1]) * factor)
+
+
+Size = Annotated[int, BeforeValidator(_bytes_of, json_schema_input_type=int | str)]
+"""Bytes, which may be written with a unit."""
 
 
 class Group(BaseModel):
@@ -78,8 +114,8 @@ class ServeSettings(Group):
         description="Connections per process that are served; more get 503 with Retry-After. "
         "0 takes a quarter of the file descriptors that the process may open.",
     )
-    max_put_bytes: int = Field(64 * GIB, ge=0, description="Bytes of the largest object that a PUT may store.")
-    upload_memory_bytes: int = Field(
+    max_put_bytes: Size = Field(64 * GIB, ge=0, description="Bytes of the largest object that a PUT may store.")
+    upload_memory_bytes: Size = Field(
         256 * MIB,
         ge=16 * MIB,
         description="Bytes that running uploads to object stores may gather per process, all together; a large one "
@@ -132,24 +168,24 @@ class CacheSettings(Group):
     dir: Folder = Field(
         Path("~/.cache/shardgate/objects"), description="Folder of this node's cache; one disk, one gateway."
     )
-    capacity_bytes: int = Field(
+    capacity_bytes: Size = Field(
         0, ge=0, description="Bytes the cache may use; 0 takes 80 % of the disk's free space at start."
     )
     high_watermark: float = Field(0.95, gt=0, le=1, description="Share of the capacity at which eviction begins.")
     low_watermark: float = Field(0.85, gt=0, le=1, description="Share of the capacity at which eviction stops.")
-    memory_bytes: int = Field(
+    memory_bytes: Size = Field(
         64 * MIB,
         ge=0,
         description="Bytes of small objects and tar indexes that each worker process keeps in memory; each of them "
         "counts a KiB more.",
     )
-    memory_object_bytes: int = Field(256 << 10, ge=0, description="Bytes of the largest object kept in memory.")
+    memory_object_bytes: Size = Field(256 << 10, ge=0, description="Bytes of the largest object kept in memory.")
     verify: Literal["first", "always", "never"] = Field(
         "first",
         description="When cached blocks are checked against their checksums: at the first read by each process and "
         "after any change of the file, at every read, or only by the scrubber.",
     )
-    scrub_bytes_per_second: int = Field(
+    scrub_bytes_per_second: Size = Field(
         8 * MIB, ge=0, description="Bytes per second that the background scrubber re-verifies; 0 turns it off."
     )
     fsync: bool = Field(
@@ -157,9 +193,9 @@ class CacheSettings(Group):
         description="Flush each entry to the disk before it is published. Without it a power cut costs entries, "
         "never correctness: an entry that does not match its checksums is fetched again.",
     )
-    part_bytes: int = Field(8 * MIB, ge=64 << 10, description="Bytes per parallel range request of a large object.")
+    part_bytes: Size = Field(8 * MIB, ge=64 << 10, description="Bytes per parallel range request of a large object.")
     parallel_parts: int = Field(4, ge=1, le=64, description="Range requests in flight for one large object.")
-    parallel_from_bytes: int = Field(
+    parallel_from_bytes: Size = Field(
         64 * MIB, ge=0, description="Objects of at least this many bytes are fetched by parallel ranges."
     )
 
@@ -202,8 +238,8 @@ class EtlSettings(Group):
     idle_seconds: float = Field(
         600, gt=0, description="Seconds without a request after which a transform's workers stop."
     )
-    ring_bytes: int = Field(8 * MIB, ge=MIB, description="Bytes of shared memory between one worker and the gateway.")
-    memory_bytes: int = Field(
+    ring_bytes: Size = Field(8 * MIB, ge=MIB, description="Bytes of shared memory between one worker and the gateway.")
+    memory_bytes: Size = Field(
         0,
         ge=0,
         description="Bytes a worker may allocate beyond what the loaded package needs; "
@@ -233,12 +269,12 @@ class EtlSettings(Group):
         description="Seconds that a request may wait for its transform to start and for a worker; then 503 with "
         "Retry-After. Our client asks again, and keeps its place. Readers should allow a silence of more than this.",
     )
-    args_bytes: int = Field(4096, ge=0, description="Bytes of the `args` that a request may hand to its transform.")
-    package_bytes: int = Field(512 * MIB, ge=1, description="Bytes of the largest transform package accepted.")
-    environment_bytes: int = Field(
+    args_bytes: Size = Field(4096, ge=0, description="Bytes of the `args` that a request may hand to its transform.")
+    package_bytes: Size = Field(512 * MIB, ge=1, description="Bytes of the largest transform package accepted.")
+    environment_bytes: Size = Field(
         8192 * MIB, ge=1, description="Bytes of the largest archive of installed requirements accepted."
     )
-    small_result_bytes: int = Field(
+    small_result_bytes: Size = Field(
         16 * MIB, ge=0, description='Under `cache="auto"`, results up to this many bytes are kept at the first request.'
     )
 
@@ -561,9 +597,13 @@ def _read_file(path: Path) -> dict[str, Any]:
 def _read_environment() -> dict[str, Any]:
     groups = set(Settings.model_fields)
     for name in os.environ:
-        group, nested, _ = name.removeprefix(ENV_PREFIX).lower().partition("__")
+        group, nested, field = name.removeprefix(ENV_PREFIX).lower().partition("__")
         if name.startswith(ENV_PREFIX) and nested and group not in groups:
-            raise BadRequest(f"environment: {name} is no setting", hint=f"groups are {', '.join(sorted(groups))}")
+            close = get_close_matches(group, groups, n=1)
+            meant = f"; did you mean {ENV_PREFIX}{close[0].upper()}__{field.upper()}?" if close else ""
+            raise BadRequest(
+                f"environment: {name} is no setting{meant}", hint=f"groups are {', '.join(sorted(groups))}"
+            )
     try:
         return EnvSettingsSource(_Environment)()
     except SettingsError as error:
@@ -594,7 +634,27 @@ def _explain(detail: ErrorDetails, layers: Sequence[tuple[str, dict[str, Any]]])
     path = detail["loc"]
     origin = next((name for name, layer in reversed(layers) if _sets(layer, path)), "")
     message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "extra_forbidden":
+        message = "there is no such setting" + _meant(path)
     return ": ".join(filter(None, (origin, ".".join(map(str, path)), message)))
+
+
+def _meant(path: Sequence[int | str]) -> str:
+    """The setting whose name is most like this one, as a question; empty where none is."""
+    *groups, name = map(str, path)
+    group = _group_at(groups)
+    close = get_close_matches(name, group.model_fields, n=1) if group is not None else []
+    return f"; did you mean {'.'.join([*groups, *close])}?" if close else ""
+
+
+def _group_at(groups: Sequence[str]) -> type[BaseModel] | None:
+    if not groups:
+        return Settings
+    if groups[0] == "buckets":
+        return BucketSettings
+    field = Settings.model_fields.get(groups[0])
+    kind = field.annotation if field is not None and len(groups) == 1 else None
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 def _sets(layer: Any, path: Sequence[int | str]) -> bool:

@@ -28,6 +28,8 @@ command line. The setting `port` of the group `serve` is written
 | environment | `SHARDGATE_SERVE__PORT=8080` |
 | command line | `--port 8080` |
 
+A size may have a unit: `50GB` are 50,000,000,000 bytes, `50GiB` (or `50Gi`) are 50 · 2^30.
+
 A bucket is `--bucket gcp://imagenet=./data` on the command line, and in the file
 
 ```toml
@@ -51,7 +53,7 @@ def page() -> str:
 
 def _group(title: str, group: type[BaseModel]) -> str:
     rows = [
-        f"| `{name}` | {_default(field)} | {_kind(field)} | {field.description} |"
+        f"| `{name}` | {_default(field)} | {'size' if 'bytes' in name else _kind(field)} | {field.description} |"
         for name, field in group.model_fields.items()
     ]
     return (

@@ -158,3 +158,26 @@ def test_a_worker_that_is_killed_is_told_by_the_signal(tmp_path: Path, folder: P
     with running_gateway(tmp_path / "g", {"gcp://data": folder}) as gateway:
         os.kill(gateway.workers()[0], signal.SIGKILL)
         eventually(lambda: "worker 0 was ended by SIGKILL; starting another" in gateway.said)
+
+
+def test_what_is_wrong_with_a_place_is_told_at_the_start_which_does_not_wait_for_it(
+    tmp_path: Path, folder: Path
+) -> None:
+    silent = "s3://b?endpoint=http://127.0.0.1:1&region=r&access_key_id=i&secret_access_key=s"
+    buckets = {
+        "gcp://typo": tmp_path / "typo",
+        "gcp://file": folder / "small",
+        "aws://down": silent,
+        "gcp://ok": folder,
+    }
+    settings = {"cache.capacity_bytes": "9000TB", **QUICK}
+    with running_gateway(tmp_path / "g", buckets, settings=settings) as gateway:
+        assert curl(gateway.url("gcp://ok", "small")).body == b"small"
+        for said in (
+            f"WARNING shardgate_gateway.stores.start_check.*bucket gcp://typo: its folder {tmp_path}/typo is not there",
+            f"bucket gcp://file: its location {folder}/small is no folder",
+            "bucket aws://down: it can't be listed: .*check the bucket's endpoint",
+            "WARNING .*cache.capacity_bytes is 9000000000000000, and the disk of .* has",
+        ):
+            eventually(lambda said=said: re.search(said, gateway.said), what=said)
+        assert "bucket gcp://ok: it" not in gateway.said

@@ -141,3 +141,61 @@ def test_gateways_that_ask_for_tokens_must_share_a_key() -> None:
     with pytest.raises(BadRequest, match="signing_key_file"):
         settings.load(flags={"cluster": cluster, "serve": {"token": "secret"}})
     settings.load(flags={"cluster": cluster, "serve": {"token": "secret"}, "auth": {"signing_key": "k" * 32}})
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "meant"),
+    [
+        ("serve", "prot", "serve.port"),
+        ("cache", "capacity", "cache.capacity_bytes"),
+        ('buckets."gcp://b"', "freshnes", "buckets.gcp://b.freshness"),
+        ("sevre", "port", "serve"),
+    ],
+)
+def test_a_misspelt_setting_is_told_with_the_one_that_was_meant(
+    tmp_path: Path, table: str, name: str, meant: str
+) -> None:
+    config = tmp_path / "shardgate.toml"
+    config.write_text(f'[{table}]\n{name} = 1\nwhere = "x"\n' if "buckets" in table else f"[{table}]\n{name} = 1\n")
+    with pytest.raises(BadRequest) as caught:
+        settings.load(config)
+    assert f"there is no such setting; did you mean {meant}?" in caught.value.message
+
+
+def test_a_misspelt_variable_is_told_with_the_one_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHARDGATE_SEVRE__PORT", "1")
+    with pytest.raises(BadRequest, match="did you mean SHARDGATE_SERVE__PORT"):
+        settings.load()
+    monkeypatch.delenv("SHARDGATE_SEVRE__PORT")
+    monkeypatch.setenv("SHARDGATE_SERVE__PROT", "1")
+    with pytest.raises(BadRequest, match=r"environment: serve.prot: .*did you mean serve.port"):
+        settings.load()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("50GB", 50 * 10**9),
+        ("50 GiB", 50 << 30),
+        ("50Gi", 50 << 30),
+        ("1.5TB", 15 * 10**11),
+        ("8MiB", 8 << 20),
+        ("1024", 1024),
+        ("1k", 1000),
+        ("2kib", 2048),
+    ],
+)
+def test_a_size_may_have_a_unit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, size: int) -> None:
+    config = tmp_path / "shardgate.toml"
+    config.write_text(f'[cache]\ncapacity_bytes = "{text}"\n')
+    assert settings.load(config).cache.capacity_bytes == size
+    monkeypatch.setenv("SHARDGATE_CACHE__CAPACITY_BYTES", text)
+    assert settings.load().cache.capacity_bytes == size
+
+
+@pytest.mark.parametrize("text", ["much", "50 bananas", "-1", "1e9", "", "5 5", "\u0665"])
+def test_what_is_no_size_is_refused_with_the_units_there_are(tmp_path: Path, text: str) -> None:
+    config = tmp_path / "shardgate.toml"
+    config.write_text(f'[cache]\ncapacity_bytes = "{text}"\n')
+    with pytest.raises(BadRequest, match=r"cache.capacity_bytes: .*GiB"):
+        settings.load(config)

@@ -21,7 +21,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlencode
@@ -149,6 +149,15 @@ def spawn(command: list[str], log: Path, environment: dict[str, str] | None = No
         )
 
 
+def _wait_for_200(url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        with suppress(OSError), urlopen(url, timeout=START_SECONDS):  # a refusal is an OSError, too
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"{url} did not become ready: {log.read_text(errors='replace')[-2000:]}")
+
+
 def stop(process: subprocess.Popen[bytes]) -> None:
     """End a process by its pid; SIGKILL when SIGTERM is not enough."""
     process.terminate()
@@ -166,8 +175,13 @@ def running(
     folder: Path,
     arguments: Callable[[int], list[str]],
     environment: dict[str, str] | None = None,
+    *,
+    ready: str = "",
 ) -> Iterator[S]:
-    """Run a program with the arguments for a port; when another process took the port meanwhile, try the next."""
+    """Run a program with the arguments for a port; when another process took the port meanwhile, try the next.
+
+    Where it opens its port before it is ready, `ready` is the path that it answers with 200 from then on.
+    """
     program, log = str(require(name)), folder.parent / f"{name}.log"
     folder.mkdir(parents=True, exist_ok=True)
     for attempt in range(START_ATTEMPTS):
@@ -175,6 +189,8 @@ def running(
         process = spawn([program, *arguments(port)], log, environment)
         try:
             wait_for_port(port, process, log)
+            if ready:
+                _wait_for_200(f"http://127.0.0.1:{port}{ready}", log)
             break
         except RuntimeError:
             stop(process)
@@ -206,6 +222,7 @@ def start_minio(folder: Path) -> AbstractContextManager[S3Server]:
         folder,
         lambda port: ["server", "--address", f"127.0.0.1:{port}", "--quiet", str(folder)],
         environment,
+        ready="/minio/health/cluster",
     )
 
 

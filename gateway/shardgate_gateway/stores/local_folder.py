@@ -125,6 +125,7 @@ class LocalFolder(Store):
     ) -> ListPage:
         def read() -> list[Found]:
             root = self._root()
+            self._check_root(root)
             return [*islice(_walk(Wanted(root, prefix, token or "", delimiter), root, "", (root,)), limit + 1)]
 
         with translating(f"{self._label}/{prefix}"):
@@ -145,6 +146,11 @@ class LocalFolder(Store):
 
     def _root(self) -> str:
         return os.path.realpath(self._folder)
+
+    def _check_root(self, root: str) -> None:
+        """A folder that is not there is empty, and the first PUT makes it; a file in its place is a wrong setting."""
+        if not os.path.isdir(root) and os.path.lexists(root):
+            raise NotFound(f"{self._label}: its location is no folder", hint="set the bucket's `where` to a folder")
 
     def _path(self, key: str) -> str:
         """Where the key really is."""
@@ -184,6 +190,7 @@ class LocalFolder(Store):
             raise NotFound(f"{self._name(key)} is no file")
 
     def _begin(self, key: str) -> Upload:
+        self._check_root(self._root())
         target = self._own_path(key)
         if os.path.isdir(target):
             raise Conflict(f"{self._name(key)} is a folder", hint=NAMES)

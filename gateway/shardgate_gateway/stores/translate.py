@@ -46,30 +46,36 @@ RESUME = "the next try continues where this one stopped"
 NO_CREDENTIALS = "give the gateway credentials (docs/buckets.md), or add skip_signature=true for a public bucket"
 ENCODED = "the store sent the object in another encoding than it keeps; switch compression of objects off there"
 RANGES = "a proxy or server in front of the store does not do ranges right; range answers must name what was asked"
+REFUSED = "check the bucket's policy and the gateway's credentials"
+NOTHING = "no such object"
 NAMES = "an object and a folder can't have the same name here; choose another key"
 
 _URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>()]*")
 
 
 class Rule(NamedTuple):
-    foreign: type[BaseException]
+    """`says` stands in the message in place of the foreign error's text."""
+
+    foreign: type[BaseException] | tuple[type[BaseException], ...]
     text: str
     ours: type[GatewayError]
     hint: str = ""
+    says: str = ""
 
 
 OBSTORE = (
     Rule(
-        FileNotFoundError,
-        r"NoSuchBucket|ContainerNotFound",
+        (FileNotFoundError, obstore.BaseError),
+        r"NoSuchBucket|ContainerNotFound|list request[^|]*status code: 404",
         NotFound,
-        "the bucket itself is not there: see its `where`",
+        "its location (`where`) names a bucket that the store does not have",
+        "the bucket is not there",
     ),
-    Rule(FileNotFoundError, "", NotFound),
+    Rule(FileNotFoundError, "", NotFound, says=NOTHING),
     Rule(obstore.PreconditionError, "", PreconditionFailed),
     Rule(obstore.NotModifiedError, "", PreconditionFailed),
     Rule(obstore.AlreadyExistsError, "", Conflict, NAMES),
-    Rule(obstore.PermissionDeniedError, "", Forbidden, "check the bucket's policy and the gateway's credentials"),
+    Rule(obstore.PermissionDeniedError, "", Forbidden, REFUSED),
     Rule(obstore.UnauthenticatedError, "", Forbidden, NO_CREDENTIALS),
     Rule(obstore.InvalidPathError, "", BadRequest),
     Rule(obstore.NotSupportedError, "", BadRequest),
@@ -97,6 +103,7 @@ OBSTORE = (
     ),
     Rule(obstore.BaseError, r"kind: Timeout|TimedOut|operation timed out", UpstreamStalled, RESUME),
     Rule(obstore.BaseError, r"status: (429|408|5\d\d)\b|SlowDown", UpstreamUnavailable, RESUME),
+    Rule(obstore.BaseError, r"status(?: code)?: 40[13]\b", Forbidden, REFUSED),
     Rule(obstore.BaseError, r"status: 4\d\d\b", BadRequest, "the store refuses this request for this key"),
     Rule(obstore.BaseError, r"request or response body error|connection|HttpError", UpstreamUnavailable, RESUME),
     Rule(obstore.BaseError, "", UpstreamError),
@@ -151,14 +158,15 @@ def translate(error: BaseException, label: str) -> GatewayError | None:
     text = _text(error)
     for rule in (*OBSTORE, *AIOHTTP):
         if isinstance(error, rule.foreign) and re.search(rule.text, text):
-            return rule.ours(f"{label}: {summary(error)}", hint=rule.hint)
+            return rule.ours(f"{label}: {rule.says or summary(error)}", hint=rule.hint)
     return _of_file(error, label) if isinstance(error, OSError) else None
 
 
 def _of_file(error: OSError, label: str) -> GatewayError:
     """Its text would tell where the file is; the label says which object it is, and the system's word why."""
     ours, hint = FILES.get(error.errno or 0, (LocalStorageError, "check this machine's disk"))
-    return ours(f"{label}: {error.strerror or type(error).__name__}", hint=hint)
+    says = NOTHING if ours is NotFound else error.strerror or type(error).__name__
+    return ours(f"{label}: {says}", hint=hint)
 
 
 def _text(error: BaseException) -> str:

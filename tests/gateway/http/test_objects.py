@@ -292,4 +292,4 @@ def test_a_content_type_that_is_not_ascii_is_refused(gateway: GatewayProcess, va
 
 def test_a_missing_object_does_not_tell_where_the_folder_lies(gateway: GatewayProcess) -> None:
     problem = said(curl(url(gateway, "not/there")))
-    assert problem["message"] == "gcp://data/not/there: No such file or directory"
+    assert problem["message"] == "gcp://data/not/there: no such object"

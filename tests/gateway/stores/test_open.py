@@ -119,7 +119,7 @@ async def test_wrong_credentials_and_a_missing_bucket_are_told_apart(versitygw, 
     assert "credentials" in caught.value.hint
     with pytest.raises(NotFound) as missing:
         await open_bucket(versitygw.where("no-such-bucket")).get("a.tar")
-    assert "bucket itself" in missing.value.hint
+    assert "the bucket is not there" in missing.value.message
 
 
 async def test_without_any_credentials_the_hint_names_them(monkeypatch):

@@ -94,6 +94,12 @@ def test_a_message_names_the_object_and_carries_neither_query_nor_debug_text_nor
     assert caught.value.__suppress_context__
 
 
+def test_a_message_tells_no_location_and_no_password_of_it():
+    text = "Generic S3 error: Error performing GET http://user:SECRET@host/b/k?sig=SECRET in 3ms - connection refused"
+    message = translate(obstore.GenericError(text), "aws://b/k").message
+    assert message == "aws://b/k: Generic S3 error: Error performing GET the store in 3ms - connection refused"
+
+
 def test_a_message_has_an_end():
     assert len(summary(obstore.GenericError("x" * 100_000))) <= 300
 
@@ -114,9 +120,15 @@ def test_the_cause_at_the_end_of_a_long_answer_is_found():
 
 @pytest.mark.parametrize("kind", [FileNotFoundError, PermissionError, OSError, NotADirectoryError])
 def test_an_error_of_a_file_tells_no_path(kind):
-    for number in (2, 13, 5, 6, 28):
+    for number in (13, 5, 28):
         error = translate(kind(number, "word", "/srv/secret/a"), "file://b/a")
         assert error.message == "file://b/a: word"
+
+
+@pytest.mark.parametrize("number", [2, 6, 19])
+def test_what_is_not_there_is_told_without_the_systems_words(number):
+    error = translate(OSError(number, "word", "/srv/secret/a"), "file://b/a")
+    assert error.message == "file://b/a: no such object"
 
 
 async def test_the_senders_error_is_not_the_stores():
