@@ -2,7 +2,8 @@
 
 `http.client`, and so urllib3, takes a line that the end of the connection cut for a line. Where a server pads the sizes
 of its chunks (`00001000`), a cut in the middle of one leaves `0000`, and that is how the last chunk begins: a body that
-was cut would look whole.
+was cut would look whole. And behind the last chunk, where the trailers stand, it takes the end of the connection for
+their end: what they tell of the body would be lost.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ MAX_DIGITS = 12
 
 
 class WholeLines:
-    """A file that raises IncompleteRead in place of a line without its end."""
+    """A file that raises IncompleteRead in place of a line without its end, and of no line."""
 
     def __init__(self, file: BufferedIOBase) -> None:
         self._file = file
@@ -29,7 +30,7 @@ class WholeLines:
 
     def readline(self, limit: int = -1) -> bytes:
         line = self._file.readline(limit)
-        if line and not line.endswith(b"\n"):
+        if not line.endswith(b"\n"):
             raise http.client.IncompleteRead(line)
         return line
 
@@ -53,7 +54,7 @@ class WholeResponse(http.client.HTTPResponse):
     def _read_and_discard_trailer(self) -> None:
         """As `http.client` does it, but kept."""
         assert self.fp is not None
-        while (line := self.fp.readline(MAX_LINE + 1)) not in (b"\r\n", b"\n", b""):
+        while (line := self.fp.readline(MAX_LINE + 1)) not in (b"\r\n", b"\n"):
             if len(line) > MAX_LINE or len(self.trailers) >= MAX_TRAILERS:
                 raise http.client.LineTooLong("trailer")
             name, _, value = line.decode("latin-1").partition(":")

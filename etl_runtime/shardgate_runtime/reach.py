@@ -13,6 +13,7 @@ import sys
 import threading
 import types
 from collections import deque
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ import numpy as np
 from shardgate.pickling import is_local
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 MAX_OBJECTS = 20_000
 MAX_ITEMS = 5_000
@@ -94,44 +95,62 @@ def _is_plain_array(thing: Any) -> bool:
     return torch is not None and type(thing) is getattr(torch, "Tensor", None)
 
 
-def _safe_children(thing: Any, home: str) -> Iterable[Step]:
-    try:
-        return list(_children(thing, home))
-    except Exception:  # noqa: BLE001 - classes can be anything; what such an object holds is not found
-        return ()
+def _safe_children(thing: Any, home: str) -> list[Step]:
+    """One step further. Classes can be anything: one way that raises ends there, and hides nothing of the others."""
+    found: list[Step] = []
+    for way in _ways(thing, home):
+        with suppress(Exception):
+            found.extend(way())  # up to where it raises
+    return found
 
 
-def _children(thing: Any, home: str) -> Iterable[Step]:
-    """One step further."""
+def _ways(thing: Any, home: str) -> tuple[Callable[[], Iterable[Step]], ...]:
     kind = type(thing)
     if issubclass(kind, types.FunctionType):
-        return _of_function(thing) if _is_sent(thing, home) else ()
+        return (lambda: _of_function(thing),) if _is_sent(thing, home) else ()
     if issubclass(kind, types.ModuleType):
-        return _named(vars(thing)) if _is_users(thing.__name__, home) else ()
+        return (lambda: _named(vars(thing)),) if _is_users(thing.__name__, home) else ()
     if issubclass(kind, type):
-        return _of_class(thing, home)
-    return (*_items(thing), *_attributes(thing), *_inside(thing), (".__class__", kind))
+        return (lambda: _of_class(thing, home),)
+    return (
+        lambda: _items(thing),
+        lambda: _attributes(thing),
+        lambda: _inside(thing),
+        lambda: ((".__class__", kind),),
+    )
 
 
-def _items(thing: Any) -> Iterable[Step]:
+def _items(thing: Any) -> Iterator[Step]:
     """Of a container of Python's own, or derived from one; others keep theirs in attributes."""
     kind = type(thing)
     if issubclass(kind, dict):
-        return [(f"[{_text(key)}]", value) for key, value in islice(dict.items(thing), MAX_ITEMS)]
+        for number, (key, value) in enumerate(islice(dict.items(thing), MAX_ITEMS)):
+            yield f"[{_text(key, number)}]", value
     for sequence in (list, tuple, deque):
         if issubclass(kind, sequence):
-            items = islice(sequence.__iter__(thing), MAX_ITEMS)
-            return [(f"[{index}]", item) for index, item in enumerate(items)]
-    if issubclass(kind, (set, frozenset)):
-        members = sorted((item for item in thing if not _is_atom(item)), key=lambda item: type(item).__qualname__)
-        return [(f"{{{index}}}", item) for index, item in enumerate(members)]
+            for index, item in enumerate(islice(sequence.__iter__(thing), MAX_ITEMS)):
+                yield f"[{index}]", item
+    for unordered in (set, frozenset):
+        if issubclass(kind, unordered):
+            yield from _members(unordered.__iter__(thing))
     if issubclass(kind, np.ndarray):
-        return [(f"[{index}]", item) for index, item in enumerate(islice(thing.flat, MAX_ITEMS))]
-    return ()
+        for index, item in enumerate(islice(thing.flat, MAX_ITEMS)):
+            yield f"[{index}]", item
 
 
-def _text(key: object) -> str:
-    return repr(key) if isinstance(key, (str, int, bytes, bool, type(None))) else type(key).__qualname__
+def _members(items: Iterator[Any]) -> Iterator[Step]:
+    """Of a set, whose order is that of its hashes."""
+    members = sorted((item for item in items if not _is_atom(item)), key=lambda item: type(item).__qualname__)
+    for index, item in enumerate(members):
+        yield f"{{{index}}}", item
+
+
+def _text(key: object, number: int) -> str:
+    """A key that no other of its dict has: its text, or where that may hold an address its number and its type."""
+    for kind in (str, bytes, int):
+        if issubclass(type(key), kind):
+            return kind.__repr__(key)
+    return f"{number} {type(key).__qualname__}"
 
 
 def _attributes(thing: Any) -> Iterator[Step]:

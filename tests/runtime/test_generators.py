@@ -270,6 +270,41 @@ def test_properties_are_not_asked() -> None:
     instance_of(lambda _: loud)
 
 
+class Odd(list[Any]):
+    """Raises where it is looked at, beside what it holds."""
+
+    @property
+    def __dict__(self) -> Any:  # type: ignore[override]
+        raise RuntimeError("not now")
+
+
+class OddName(str):
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no name")
+
+
+odd = Odd([np.random.default_rng(7)])
+oddly_named = {OddName("a"): np.random.default_rng(7), "b": np.random.default_rng(7)}
+
+
+@pytest.mark.parametrize(
+    "function",
+    [lambda _: odd[0].random(), lambda _: [oddly_named["b"].random(), oddly_named["a"].random()]],
+)
+def test_an_object_that_raises_where_it_is_looked_at_hides_no_generator(function: Any) -> None:
+    check(function)
+
+
+by_place = {(0, 0): np.random.default_rng(7), (0, 1): np.random.default_rng(7)}
+
+
+def test_generators_under_keys_of_one_type_do_not_draw_the_same_numbers() -> None:
+    drawn = draws(instance_of(lambda _: [generator.random() for generator in by_place.values()]))
+    assert len({number for numbers in drawn for number in numbers}) == 6
+
+
 def test_a_generator_that_cannot_be_seeded_is_left_alone() -> None:
     class Own(random.Random):
         def seed(self, a: Any = None, version: int = 2) -> None:

@@ -50,6 +50,8 @@ CUT = {
         ("before the next chunk", b"00000000\r\n\r\n", b""),
         ("in the size of a chunk", b"0000\r\n\r\n", b""),
         ("behind the digits of a size", b"00000\r\n\r\n", b""),
+        ("before the line behind the last chunk", b"\r\n", b""),
+        ("between two trailers", b"\r\n", b"X-One: 1\r\n"),
         ("in a chunk", b"00000000\r\n\r\n", b"000003e8\r\nxxx"),
     )
 }

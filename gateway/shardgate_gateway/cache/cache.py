@@ -398,7 +398,7 @@ class Cache:
                 self._hot.keep_index(reading.slot, found)
                 return found
         async with aclosing(reading.parts()) as parts:
-            return await index_stream(as_bytes(parts), reading.meta.size)
+            return await index_stream(as_bytes(self._node, parts), reading.meta.size)
 
     async def stat(self) -> CacheStat:
         usage = self._node.space.usage()

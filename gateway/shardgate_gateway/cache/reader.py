@@ -7,14 +7,13 @@ the same version or not at all.
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from contextlib import aclosing
 from typing import TYPE_CHECKING, NamedTuple
 
 from shardgate_gateway.cache.blocks import BLOCK, digest_of
 from shardgate_gateway.cache.fetch import read_version
-from shardgate_gateway.cache.layout import BODY_OFFSET
+from shardgate_gateway.cache.layout import BODY_OFFSET, read_fully
 from shardgate_gateway.cache.members import index_bytes
 from shardgate_gateway.errors import CacheCorrupt, GenerationChanged, LocalStorageError
 
@@ -293,11 +292,17 @@ async def _digest_before(node: Node, source: Source, fd: int, start: int) -> xxh
     return await node.run(digest_of, fd, BODY_OFFSET, start)
 
 
-async def as_bytes(parts: AsyncIterable[FileSpan | bytes | memoryview]) -> AsyncGenerator[bytes | memoryview]:
-    """The same with the spans read."""
+async def as_bytes(
+    node: Node, parts: AsyncIterable[FileSpan | bytes | memoryview]
+) -> AsyncGenerator[bytes | memoryview]:
+    """The same with the spans read, in threads. Raises LocalStorageError where a file is shorter than its span."""
     async for part in parts:
-        if isinstance(part, FileSpan):
-            for at in range(0, part.length, BLOCK):
-                yield os.pread(part.fd, min(BLOCK, part.length - at), part.offset + at)
-        else:
+        if not isinstance(part, FileSpan):
             yield part
+            continue
+        for at in range(0, part.length, BLOCK):
+            wanted = min(BLOCK, part.length - at)
+            data = await node.run(read_fully, part.fd, part.offset + at, wanted)
+            if len(data) != wanted:
+                raise LocalStorageError(f"a cached file has {len(data)} of {wanted} bytes at {part.offset + at}")
+            yield data

@@ -87,11 +87,6 @@ class Progress:
     def exhausted(self) -> bool:
         return self.losses >= self.attempts or self.all_losses >= MAX_LOSSES
 
-    @property
-    def is_whole(self) -> bool:
-        """The reader has whole samples alone: a worker that is given up now costs nothing but its start."""
-        return self.delivered == self.output
-
     def resume(self, job: wire.Job) -> wire.Job:
         """The job for the next worker. After a loss it is `careful`, so that another death leaves no doubt."""
         if self._at >= self.delivered > self.output:

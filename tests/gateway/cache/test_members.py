@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 import tarfile
+from contextlib import aclosing
 
 import pytest
 from cache_lab import MIB, lab_source, noise
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardgate_gateway.cache import members as members_module
+from shardgate_gateway.cache.layout import OpenFile
 from shardgate_gateway.cache.members import (
     MAX_INDEX_BYTES,
     MAX_MEMBERS,
@@ -25,7 +27,8 @@ from shardgate_gateway.cache.members import (
     pack,
     unpack,
 )
-from shardgate_gateway.errors import BadRequest
+from shardgate_gateway.cache.reader import FileSpan, as_bytes
+from shardgate_gateway.errors import BadRequest, LocalStorageError
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0\n"), min_size=1, max_size=300).filter(
     lambda name: name.strip("/") and not name.endswith("/")
@@ -198,6 +201,20 @@ async def test_members_of_a_cached_or_streamed_object(new_cache, store, capacity
         assert await members_in(cache, lab_source(store, "a.tar")) == by_tarfile(data)
     again = await new_cache(capacity_bytes=capacity)
     assert await members_in(again, lab_source(store, "a.tar")) == by_tarfile(data)
+
+
+async def test_a_file_that_became_shorter_is_not_read_as_a_shorter_body(cache, tmp_path):
+    path = tmp_path / "body"
+    path.write_bytes(bytes(MIB + 100))
+    file = OpenFile.reading(str(path))
+
+    async def parts():
+        yield FileSpan(file.fd, 0, MIB + 200)
+
+    async with aclosing(as_bytes(cache._node, parts())) as read:
+        assert await anext(read) == bytes(MIB)
+        with pytest.raises(LocalStorageError, match="100 of 200 bytes"):
+            await anext(read)
 
 
 async def test_something_else_has_no_members_and_says_so(cache, store):

@@ -48,25 +48,28 @@ class LogFile:
 
     def tail(self, lines: int) -> str:
         """The last `lines` lines."""
-        text = _tail(self._path, KEPT_BYTES)
-        if len(text) < KEPT_BYTES:
-            text = _tail(self._older, KEPT_BYTES) + text
-        return "".join(text.decode(errors="replace").splitlines(keepends=True)[-lines:]) if lines > 0 else ""
+        return self._before(_size(self._path), lines)
 
     async def follow(self, lines: int) -> AsyncGenerator[bytes]:
         """The last `lines` lines, then what is written from now on; b"" now and then."""
         place = _size(self._path)
-        yield (await asyncio.to_thread(self.tail, lines)).encode()
+        yield (await asyncio.to_thread(self._before, place, lines)).encode()
         while True:
             size = _size(self._path)
             if size < place:  # it was cut; what was written since is all new
                 place = 0
-            if size > place:
-                yield _tail(self._path, size - place)
-                place = size
-            else:
+            data = await asyncio.to_thread(_read, self._path, place, size)
+            place += len(data)
+            if not data:
                 await asyncio.sleep(LOOK_SECONDS)
-                yield b""
+            yield data
+
+    def _before(self, end: int, lines: int) -> str:
+        """The last `lines` lines that end before this byte."""
+        text = _read(self._path, max(0, end - KEPT_BYTES), end)
+        if len(text) < KEPT_BYTES:
+            text = _read(self._older, max(0, _size(self._older) - KEPT_BYTES), MAX_BYTES) + text
+        return "".join(text.decode(errors="replace").splitlines(keepends=True)[-lines:]) if lines > 0 else ""
 
     def remove(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -80,11 +83,13 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _tail(path: Path, count: int) -> bytes:
+def _read(path: Path, start: int, end: int) -> bytes:
+    """Bytes `[start, end)`, as far as they are there."""
+    if start >= end:
+        return b""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - count))
-            return file.read(count)
+            return os.pread(file.fileno(), end - start, start)
     except FileNotFoundError:
         return b""
     except OSError as error:

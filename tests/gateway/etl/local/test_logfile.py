@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import resource
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -111,6 +112,33 @@ async def test_the_last_words_of_a_runtime_that_dies_are_in_its_log(etl: Etl) ->
         await etl.read(record, "x")
     await etl.runner.stop(record)
     assert "these are my last words" in await etl.runner.logs(record.id, tail=50)
+
+
+async def test_what_is_written_while_somebody_looks_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.log"
+    log = LogFile(path)
+    numbers = iter(range(20))
+    size_of = logfile._size
+
+    def grows(looked_at: Path) -> int:
+        size = size_of(looked_at)
+        if looked_at == path:
+            with path.open("a") as file:
+                file.writelines(f"line {number}\n" for number in itertools.islice(numbers, 3))
+        return size
+
+    monkeypatch.setattr(logfile, "_size", grows)
+    monkeypatch.setattr(logfile, "LOOK_SECONDS", 0.001)
+    path.write_text("before\n")
+    told = b""
+    async with aclosing(log.follow(100)) as parts, asyncio.timeout(30):
+        async for part in parts:
+            told += part
+            if b"line 19\n" in told:
+                break
+    assert told.decode().splitlines() == ["before", *(f"line {number}" for number in range(20))]
 
 
 def test_a_full_disk_loses_lines_and_blocks_nobody(tmp_path: Path) -> None:
