@@ -43,6 +43,8 @@ from shardgate_gateway.etl.kubernetes.runner import open_runner
 from shardgate_gateway.etl.local.orphans import adopt_orphans
 from shardgate_gateway.etl.local.process import is_for_workers
 from shardgate_gateway.etl.local.runner import LocalRunner
+from shardgate_gateway.etl.packages import Packages
+from shardgate_gateway.etl.registration import Registrar
 from shardgate_gateway.etl.registry import Registry
 from shardgate_gateway.etl.relay import Relay
 from shardgate_gateway.etl.results import Results
@@ -169,6 +171,7 @@ async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
             cache=cache,
             objects=objects,
             registry=registry,
+            registrar=Registrar(registry, runner, settings.etl.package_bytes),
             environments=environments,
             runner=runner,
             results=results,
@@ -189,22 +192,23 @@ async def _open_etl(
     database = Database(database_url(state.database, state.dir))
     stack.push_async_callback(database.aclose)
     await asyncio.to_thread(database.prepare)
-    packages = _open_packages(settings, database)
+    store = _open_packages(settings, database)
+    stack.push_async_callback(store.aclose)
+    packages = Packages(database, store, is_own_store=not state.packages)
+    registry = Registry(database, packages)
+    stack.push_async_callback(registry.aclose)
+    packages.start()
     stack.push_async_callback(packages.aclose)
-    environments = Environments(packages)
+    environments = Environments(store)
     runner: Runner
     if settings.etl.runner == "kubernetes":
         runner = pods = await stack.enter_async_context(
-            open_runner(settings, tokens, environments, lambda: registry.list(), demands)  # noqa: PLW0108 (it is made below)
+            open_runner(settings, tokens, environments, registry.list, demands)
         )
         publishing = asyncio.create_task(board.keep_publishing(pods.demands))
         stack.push_async_callback(_end, publishing)
     else:
-        runner = LocalRunner(settings.etl, state.dir, lambda id: registry.package(id))  # noqa: A006, PLW0108 (likewise)
-    is_own_store = not settings.state.packages
-    registry = Registry(database, packages, settings.etl, runner.check, is_own_store=is_own_store)
-    stack.push_async_callback(registry.aclose)
-    registry.start()
+        runner = LocalRunner(settings.etl, state.dir, registry.package)
     stack.push_async_callback(runner.aclose)
     return registry, environments, runner
 

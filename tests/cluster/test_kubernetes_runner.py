@@ -34,7 +34,7 @@ from shardgate_gateway.etl.kubernetes.policy import Policy
 from shardgate_gateway.etl.kubernetes.runner import KubernetesRunner, open_runner
 from shardgate_gateway.etl.kubernetes.view import open_view
 from shardgate_gateway.etl.options import TransformOptions
-from shardgate_gateway.etl.registry import TransformRecord
+from shardgate_gateway.etl.transform_record import TransformRecord
 from shardgate_gateway.kube.client import open_api
 from shardgate_gateway.settings import BucketSettings, Settings, UpstreamSettings, load
 from shardgate_gateway.stores.open import open_store

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
     from etl import Etl
 
-    from shardgate_gateway.etl.registry import TransformRecord
+    from shardgate_gateway.etl.transform_record import TransformRecord
 
 
 @dataclass

@@ -15,7 +15,9 @@ from shardgate_gateway.cache.cache import Cache
 from shardgate_gateway.cache.source import Freshness, StoreSource
 from shardgate_gateway.etl.local.runner import LocalRunner
 from shardgate_gateway.etl.options import TransformOptions
-from shardgate_gateway.etl.registry import Registry, TransformRecord
+from shardgate_gateway.etl.packages import Packages
+from shardgate_gateway.etl.registration import Registrar
+from shardgate_gateway.etl.registry import Registry
 from shardgate_gateway.etl.relay import Relay
 from shardgate_gateway.etl.transform_request import TransformRequest
 from shardgate_gateway.settings import CacheSettings, EtlSettings, UpstreamSettings
@@ -24,6 +26,8 @@ from shardgate_gateway.stores.local_folder import LocalFolder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
+
+    from shardgate_gateway.etl.transform_record import TransformRecord
 
 
 @dataclass
@@ -34,7 +38,9 @@ class Etl:
     settings: EtlSettings
     url: str = ""
     cache: Cache = field(init=False)
+    packages: Packages = field(init=False)
     registry: Registry = field(init=False)
+    registrar: Registrar = field(init=False)
     runner: LocalRunner = field(init=False)
     relay: Relay = field(init=False)
 
@@ -44,16 +50,14 @@ class Etl:
         self.bucket = LocalFolder(self.folder / "bucket", label="gcp://shards")
         self.database = Database(database_url(self.url, self.folder / "state"))
         self.database.prepare()
-        packages = LocalFolder(self.folder / "state", label="packages")
         self.cache = Cache(CacheSettings(dir=self.folder / "cache", capacity_bytes=1 << 30), UpstreamSettings())
-        self.runner = LocalRunner(self.settings, self.folder / "state", self._package)
-        self.registry = Registry(self.database, packages, self.settings, self.runner.check)
+        self.packages = Packages(self.database, LocalFolder(self.folder / "state", label="packages"))
+        self.registry = Registry(self.database, self.packages)
+        self.runner = LocalRunner(self.settings, self.folder / "state", self.registry.package)
+        self.registrar = Registrar(self.registry, self.runner, self.settings.package_bytes)
         self.relay = Relay(
             self.runner, self.registry, self.settings, endpoint="http://127.0.0.1:1", sign=lambda _scopes: ""
         )
-
-    async def _package(self, transform_id: str) -> bytes:
-        return await self.registry.package(transform_id)
 
     async def start(self) -> None:
         await self.cache.start()
@@ -61,6 +65,7 @@ class Etl:
     async def aclose(self) -> None:
         await self.runner.aclose()
         await self.registry.aclose()
+        await self.packages.aclose()
         await self.cache.aclose()
         await self.database.aclose()
 
@@ -71,7 +76,7 @@ class Etl:
         self, function: Callable[..., Any], *, cache: str = "never", **capturing: Any
     ) -> TransformRecord:
         _, package = capture(function, **{"decoder": "", **capturing})
-        return await self.registry.register(package, TransformOptions.parse({"cache": cache}))
+        return await self.registrar.register(package, TransformOptions.parse({"cache": cache}))
 
     def source(self, key: str) -> StoreSource:
         return StoreSource(self.bucket, "gcp", "shards", key, Freshness.after(60))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from runtime_process import Runtime
 
     from shardgate import wire
-    from shardgate_gateway.etl.registry import TransformRecord
+    from shardgate_gateway.etl.transform_record import TransformRecord
     from shardgate_gateway.stores.base import ObjectMeta
 
 SILENCE_SECONDS = 60.0

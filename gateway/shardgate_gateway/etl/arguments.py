@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from shardgate_gateway.errors import BadRequest
 
 if TYPE_CHECKING:
-    from shardgate_gateway.etl.registry import TransformRecord
+    from shardgate_gateway.etl.transform_record import TransformRecord
 
 _JSON = ("{", "[")
 

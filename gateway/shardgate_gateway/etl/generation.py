@@ -12,47 +12,22 @@ A transform that is deleted and registered again is of another generation: nothi
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import math
 import time
 from typing import TYPE_CHECKING
 
 from shardgate import wire
+from shardgate_gateway.etl.generation_name import options_digest
 from shardgate_gateway.etl.patience import within
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from shardgate_gateway.etl.options import TransformOptions
-    from shardgate_gateway.etl.registry import Registry, TransformRecord
+    from shardgate_gateway.etl.registry import Registry
     from shardgate_gateway.etl.runner import Runner
+    from shardgate_gateway.etl.transform_record import TransformRecord
 
 
 ASK_AGAIN_SECONDS = 1.0
 REMEMBERED = 4096
-OPTIONS_VARIABLE = "SHARDGATE_OPTIONS"
-"""Environment variable by which a runtime knows the options that it was started with, as `options_digest` has them."""
-
-
-def options_digest(options: TransformOptions) -> str:
-    """Of the options that can change a byte of a result."""
-    facts = [options.env, options.image, sorted(options.secrets)]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def generation_of(environment: Mapping[str, str], registration: str) -> str:
-    """Sixteen hex digits; "" while nobody knows the environment."""
-    if not environment:
-        return ""
-    facts = [dict(environment), registration]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def difference(before: Mapping[str, str], after: Mapping[str, str]) -> str:
-    """What changed from one environment to the other, for people."""
-    names = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    return ", ".join(f"{name} {before.get(name, 'none')} became {after.get(name, 'none')}" for name in names[:5])
 
 
 class Identifier:

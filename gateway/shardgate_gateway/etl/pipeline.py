@@ -29,7 +29,8 @@ from shardgate_gateway.etl.arguments import canonical, check_taken, parsed, spel
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from shardgate_gateway.etl.registry import Registry, TransformRecord
+    from shardgate_gateway.etl.registry import Registry
+    from shardgate_gateway.etl.transform_record import TransformRecord
 
 STAGE_SECONDS = 0.5
 """For a worker of an earlier stage, where waiting longer could lock up."""

@@ -41,7 +41,8 @@ from shardgate_gateway.errors import (
     WorkerLost,
 )
 from shardgate_gateway.etl.attempt import Attempt, StageBusy
-from shardgate_gateway.etl.generation import Identifier, difference
+from shardgate_gateway.etl.generation import Identifier
+from shardgate_gateway.etl.generation_name import difference
 from shardgate_gateway.etl.patience import within
 from shardgate_gateway.etl.pause import Budget, PatientReceiver
 from shardgate_gateway.etl.pipeline import name_stage, pipeline_id, pipeline_query

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from shardgate_gateway.cache.cache import Cache
     from shardgate_gateway.cache.reader import Reading
     from shardgate_gateway.etl.asked import Asked
-    from shardgate_gateway.etl.registry import TransformRecord
     from shardgate_gateway.etl.relay import Relay
+    from shardgate_gateway.etl.transform_record import TransformRecord
     from shardgate_gateway.settings import EtlSettings
 
 ETAG_DIGITS = 32

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from shardgate import wire
     from shardgate_gateway.cache.reader import FileSpan
     from shardgate_gateway.etl.options import TransformOptions
-    from shardgate_gateway.etl.registry import TransformRecord
+    from shardgate_gateway.etl.transform_record import TransformRecord
 
 RunnerState = Literal["pending", "starting", "ready", "degraded", "failed", "idle", "stopped"]
 """`pending`: not asked for yet, or nowhere to run yet. `degraded`: it answers, with fewer or older pods than it should.

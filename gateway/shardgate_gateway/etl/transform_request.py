@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from shardgate_gateway.cache.source import Source
     from shardgate_gateway.errors import GatewayError
     from shardgate_gateway.etl.pipeline import Stage
-    from shardgate_gateway.etl.registry import TransformRecord
+    from shardgate_gateway.etl.transform_record import TransformRecord
     from shardgate_gateway.stores.base import ObjectMeta
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from shardgate_gateway.cluster.calls import PeerCalls
     from shardgate_gateway.etl.environments import Environments
     from shardgate_gateway.etl.kubernetes.demand import DemandBoard
+    from shardgate_gateway.etl.registration import Registrar
     from shardgate_gateway.etl.registry import Registry
     from shardgate_gateway.etl.results import Results
     from shardgate_gateway.etl.runner import Runner
@@ -42,6 +43,7 @@ class Service:
     cache: Cache
     objects: Objects
     registry: Registry
+    registrar: Registrar
     environments: Environments
     runner: Runner
     results: Results

@@ -22,7 +22,7 @@ from shardgate_gateway.tokens import PACKAGE, REGISTER
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from shardgate_gateway.etl.registry import TransformRecord
+    from shardgate_gateway.etl.transform_record import TransformRecord
     from shardgate_gateway.http.call import Call
     from shardgate_gateway.http.service import Service
 
@@ -37,7 +37,7 @@ async def register(service: Service, call: Call) -> web.StreamResponse:
     settings = service.settings
     upload = Upload(call, settings.etl.package_bytes, settings.serve.upload_stall_seconds)
     async with upload.in_file(settings.state.dir) as package, service.uploads.hold(len(package)):
-        record = await service.registry.register(package, options, created_by=call.grant.subject)
+        record = await service.registrar.register(package, options, created_by=call.grant.subject)
     status = HTTPStatus.CREATED if record.is_new else HTTPStatus.OK
     return web.json_response(await _describe(service, record), status=status)
 

@@ -10,9 +10,10 @@ from typing import Any, cast
 from shardgate import wire
 from shardgate_gateway.errors import Busy
 from shardgate_gateway.etl import generation
-from shardgate_gateway.etl.generation import Identifier, difference, generation_of, options_digest
+from shardgate_gateway.etl.generation import Identifier
+from shardgate_gateway.etl.generation_name import difference, generation_of, options_digest
 from shardgate_gateway.etl.options import TransformOptions
-from shardgate_gateway.etl.registry import TransformRecord
+from shardgate_gateway.etl.transform_record import TransformRecord
 
 OPTIONS = TransformOptions(env={"A": "1"})
 RECORD = TransformRecord("t-0", "t", "", wire.Manifest("t"), OPTIONS, 0, datetime.now(UTC))

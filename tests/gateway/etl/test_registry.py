@@ -21,6 +21,7 @@ from sqlalchemy import delete
 
 from shardgate import wire
 from shardgate_gateway.errors import BadRequest, LocalStorageError, NotFound, PackageInvalid, UpstreamCorrupt
+from shardgate_gateway.etl import packages as packages_module
 from shardgate_gateway.etl import registry as registry_module
 from shardgate_gateway.etl.options import TransformOptions
 from shardgate_gateway.state.tables import TransformRow
@@ -45,7 +46,7 @@ async def etl(tmp_path: Path, database: str) -> AsyncIterator[Etl]:
 
 async def test_a_package_gets_the_id_of_its_content_and_comes_back_as_it_was(etl: Etl) -> None:
     package = package_of(b"\x00any bytes", name="train", decoder="rgb", requirements=("a==1",))
-    record = await etl.registry.register(package, AUTO)
+    record = await etl.registrar.register(package, AUTO)
     assert record.id == wire.transform_id("train", package)
     assert record.digest == hashlib.sha256(package).hexdigest()
     assert record.manifest == wire.unpack_package(package)[0]
@@ -56,8 +57,8 @@ async def test_a_package_gets_the_id_of_its_content_and_comes_back_as_it_was(etl
 
 async def test_registering_twice_changes_nothing_but_the_options(etl: Etl) -> None:
     package = package_of()
-    first = await etl.registry.register(package, AUTO)
-    second = await etl.registry.register(package, TransformOptions(cache="never", workers=3))
+    first = await etl.registrar.register(package, AUTO)
+    second = await etl.registrar.register(package, TransformOptions(cache="never", workers=3))
     assert (second.id, second.created_at) == (first.id, first.created_at)
     assert second.options == TransformOptions(cache="never", workers=3)
     assert [record.id for record in await etl.registry.list()] == [first.id]
@@ -65,13 +66,13 @@ async def test_registering_twice_changes_nothing_but_the_options(etl: Etl) -> No
 
 
 async def test_new_code_under_an_old_name_is_a_new_transform_and_the_old_one_stays(etl: Etl) -> None:
-    old = await etl.registry.register(package_of(b"old"), AUTO)
+    old = await etl.registrar.register(package_of(b"old"), AUTO)
     assert (await etl.registry.resolve("opaque")).id == old.id
-    new = await etl.registry.register(package_of(b"new"), AUTO)
+    new = await etl.registrar.register(package_of(b"new"), AUTO)
     assert new.id != old.id
     assert (await etl.registry.resolve("opaque")).id == new.id
     assert (await etl.registry.resolve(old.id)).id == old.id
-    await etl.registry.register(package_of(b"old"), AUTO)
+    await etl.registrar.register(package_of(b"old"), AUTO)
     assert (await etl.registry.resolve("opaque")).id == old.id
 
 
@@ -80,15 +81,15 @@ async def test_another_process_sees_a_moved_name_within_a_second(
 ) -> None:
     monkeypatch.setattr(registry_module, "LOOKUP_SECONDS", 0.05)
     async with etl_in(tmp_path, database=etl.url) as other:
-        await etl.registry.register(package_of(b"old"), AUTO)
+        await etl.registrar.register(package_of(b"old"), AUTO)
         await other.registry.resolve("opaque")
-        new = await etl.registry.register(package_of(b"new"), AUTO)
+        new = await etl.registrar.register(package_of(b"new"), AUTO)
         await asyncio.sleep(0.06)
         assert (await other.registry.resolve("opaque")).id == new.id
 
 
 async def test_a_deleted_transform_is_gone_with_its_name_and_package(etl: Etl) -> None:
-    record = await etl.registry.register(package_of(), AUTO)
+    record = await etl.registrar.register(package_of(), AUTO)
     await etl.registry.delete(record.id)
     for what in (record.id, "opaque"):
         with pytest.raises(NotFound, match=what):
@@ -96,7 +97,7 @@ async def test_a_deleted_transform_is_gone_with_its_name_and_package(etl: Etl) -
     with pytest.raises(NotFound):
         await etl.registry.delete(record.id)
     assert not [path for path in (etl.folder / "state" / "packages").rglob("*") if path.is_file()]
-    again = await etl.registry.register(package_of(), AUTO)
+    again = await etl.registrar.register(package_of(), AUTO)
     assert await etl.registry.package(again.id) == package_of()
 
 
@@ -105,7 +106,7 @@ async def test_many_processes_register_and_delete_the_same_transform_at_once(etl
 
     async def churn(gateway: Etl) -> None:
         for _ in range(10):
-            record = await gateway.registry.register(package_of(), AUTO)
+            record = await gateway.registrar.register(package_of(), AUTO)
             try:
                 assert await gateway.registry.package(record.id) == package_of()
                 await gateway.registry.delete(record.id)
@@ -114,7 +115,7 @@ async def test_many_processes_register_and_delete_the_same_transform_at_once(etl
 
     async with etl_in(tmp_path, database=etl.url) as second, etl_in(tmp_path, database=etl.url) as third:
         await asyncio.gather(*(churn(gateway) for gateway in (etl, second, third)))
-    record = await etl.registry.register(package_of(), AUTO)
+    record = await etl.registrar.register(package_of(), AUTO)
     assert await etl.registry.package(record.id) == package_of()
 
 
@@ -124,7 +125,7 @@ async def test_gateways_that_register_the_same_package_at_once_agree(etl: Etl, t
             package = package_of(b"%d" % number)
             records = await asyncio.gather(
                 *(
-                    gateway.registry.register(package, AUTO, created_by=name)
+                    gateway.registrar.register(package, AUTO, created_by=name)
                     for name, gateway in {"alice": etl, "bob": second, "carol": third}.items()
                 )
             )
@@ -136,28 +137,28 @@ async def test_gateways_that_register_the_same_package_at_once_agree(etl: Etl, t
 async def test_orphans_are_removed_when_they_are_old_and_nothing_else_is(
     etl: Etl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = await etl.registry.register(package_of(), AUTO)
+    record = await etl.registrar.register(package_of(), AUTO)
     folder = etl.folder / "state" / "packages"
     orphan = folder / "gone-0123456789abcdef" / "0123456789abcdef"
     orphan.parent.mkdir()
     orphan.write_bytes(b"of a gateway that died")
-    assert await etl.registry.sweep() == 0  # it may be a registration that goes on right now
+    assert await etl.packages.sweep() == 0  # it may be a registration that goes on right now
     for path in folder.rglob("*"):
         os.utime(path, (0, 0))
     async with etl_in(tmp_path, database=etl.url) as other:
-        swept = await asyncio.gather(etl.registry.sweep(), other.registry.sweep())
+        swept = await asyncio.gather(etl.packages.sweep(), other.packages.sweep())
     assert max(swept) == 1
     assert not orphan.exists()
     assert await etl.registry.package(record.id) == package_of()
 
 
 async def test_a_gateway_sweeps_by_itself(etl: Etl, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry_module, "SWEEP_SECONDS", 0.05)
+    monkeypatch.setattr(packages_module, "SWEEP_SECONDS", 0.05)
     orphan = etl.folder / "state" / "packages" / "gone" / "x"
     orphan.parent.mkdir(parents=True)
     orphan.write_bytes(b"")
     os.utime(orphan, (0, 0))
-    etl.registry.start()
+    etl.packages.start()
     await eventually(lambda: not orphan.exists())
 
 
@@ -165,7 +166,7 @@ async def test_a_known_transform_stays_known_while_the_database_is_away(
     etl: Etl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry_module, "LOOKUP_SECONDS", 0.0)
-    record = await etl.registry.register(package_of(), AUTO)
+    record = await etl.registrar.register(package_of(), AUTO)
     await etl.registry.resolve("opaque")
 
     async def away(function: object) -> object:
@@ -182,12 +183,12 @@ async def test_a_known_transform_stays_known_while_the_database_is_away(
 
 
 async def test_who_registered_a_transform_first_is_remembered(etl: Etl) -> None:
-    assert (await etl.registry.register(package_of(), AUTO, created_by="alice")).created_by == "alice"
-    assert (await etl.registry.register(package_of(), AUTO, created_by="bob")).created_by == "alice"
+    assert (await etl.registrar.register(package_of(), AUTO, created_by="alice")).created_by == "alice"
+    assert (await etl.registrar.register(package_of(), AUTO, created_by="bob")).created_by == "alice"
 
 
 async def test_what_is_found_out_with_an_old_record_does_not_undo_what_others_found_out(etl: Etl) -> None:
-    record = await etl.registry.register(package_of(), AUTO)
+    record = await etl.registrar.register(package_of(), AUTO)
     old = await etl.registry.learn(record, environment={"python": "3.12.1"})
     await etl.registry.learn(old, environment={"python": "3.12.2"})
     now = await etl.registry.learn(old, random=True)
@@ -196,16 +197,16 @@ async def test_what_is_found_out_with_an_old_record_does_not_undo_what_others_fo
 
 
 async def test_what_was_found_out_before_a_deletion_says_nothing_of_the_next_registration(etl: Etl) -> None:
-    old = await etl.registry.register(package_of(), AUTO)
+    old = await etl.registrar.register(package_of(), AUTO)
     await etl.registry.delete(old.id)
-    new = await etl.registry.register(package_of(), AUTO)
+    new = await etl.registrar.register(package_of(), AUTO)
     with pytest.raises(NotFound, match="registered again"):
         await etl.registry.learn(old, environment={"python": "3.12.1"}, unstable=True)
     assert await etl.registry.find(old.id) == new
 
 
 async def test_a_package_that_rotted_in_the_store_is_not_handed_out(etl: Etl) -> None:
-    record = await etl.registry.register(package_of(), AUTO)
+    record = await etl.registrar.register(package_of(), AUTO)
     (stored,) = (path for path in (etl.folder / "state" / "packages").rglob("*") if path.is_file())
     stored.write_bytes(stored.read_bytes()[:-1] + b"!")
     with pytest.raises(UpstreamCorrupt, match=record.id):
@@ -269,12 +270,12 @@ def raw_package(**changes: Any) -> bytes:
 )
 async def test_what_is_no_usable_package_is_refused_with_the_reason(etl: Etl, package: bytes, complaint: str) -> None:
     with pytest.raises(PackageInvalid, match=complaint):
-        await etl.registry.register(package, AUTO)
+        await etl.registrar.register(package, AUTO)
     assert await etl.registry.list() == []
 
 
 async def test_a_list_has_pages_in_order_and_none_twice(etl: Etl) -> None:
-    ids = [(await etl.registry.register(package_of(bytes([index + 1])), AUTO)).id for index in range(7)]
+    ids = [(await etl.registrar.register(package_of(bytes([index + 1])), AUTO)).id for index in range(7)]
     found: list[str] = []
     after = ""
     while True:
@@ -292,8 +293,8 @@ async def test_a_list_has_pages_in_order_and_none_twice(etl: Etl) -> None:
 
 
 async def test_a_registration_says_whether_it_is_new(etl: Etl) -> None:
-    assert (await etl.registry.register(package_of(), AUTO)).is_new
-    assert not (await etl.registry.register(package_of(), AUTO)).is_new
+    assert (await etl.registrar.register(package_of(), AUTO)).is_new
+    assert not (await etl.registrar.register(package_of(), AUTO)).is_new
 
 
 @pytest.mark.parametrize(
@@ -328,7 +329,7 @@ async def test_options_that_can_not_be_are_refused_and_the_refusal_can_be_sent(v
 async def test_a_package_that_is_too_large_is_refused(tmp_path: Path) -> None:
     async with etl_in(tmp_path, package_bytes=1000) as etl:
         with pytest.raises(PackageInvalid, match="1000 are allowed"):
-            await etl.registry.register(package_of(b"x" * 1000), AUTO)
+            await etl.registrar.register(package_of(b"x" * 1000), AUTO)
 
 
 @pytest.mark.parametrize("values", [{"cache": "sometimes"}, {"workers": "-1"}, {"wokers": "1"}, {"workers": "many"}])
@@ -342,7 +343,7 @@ def test_options_are_read_from_text() -> None:
 
 
 async def test_stats_add_up_over_processes_and_restarts(etl: Etl, tmp_path: Path) -> None:
-    record = await etl.registry.register(package_of(), AUTO)
+    record = await etl.registrar.register(package_of(), AUTO)
     async with etl_in(tmp_path, database=etl.url) as other:
         for gateway in (etl, other, etl):
             await gateway.registry.add_stats(record.id, wire.Stats(samples_in=5, fetch_seconds=0.5), "completed")
@@ -353,7 +354,7 @@ async def test_stats_add_up_over_processes_and_restarts(etl: Etl, tmp_path: Path
 
 
 async def test_stats_of_a_transform_that_is_gone_do_not_matter(etl: Etl) -> None:
-    record = await etl.registry.register(package_of(), AUTO)
+    record = await etl.registrar.register(package_of(), AUTO)
     await etl.registry.delete(record.id)
     await etl.registry.add_stats(record.id, wire.Stats(), "completed")
     with pytest.raises(NotFound):
@@ -373,7 +374,7 @@ class Mine:
 async def test_a_malicious_package_does_nothing_in_the_gateway(etl: Etl, tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     function = pickle.dumps(Mine(str(trap)))
-    record = await etl.registry.register(package_of(function), AUTO)
+    record = await etl.registrar.register(package_of(function), AUTO)
     await etl.registry.resolve("opaque")
     await etl.registry.list()
     await etl.registry.package(record.id)
@@ -401,7 +402,7 @@ from shardgate_gateway.settings import EtlSettings
 async def main():
     etl = Etl(Path(sys.argv[1]), EtlSettings(), sys.argv[3])
     for number in range(10**9):
-        record = await etl.registry.register(package_of(b"%d" % number * 1000, name="churn"), TransformOptions())
+        record = await etl.registrar.register(package_of(b"%d" % number * 1000, name="churn"), TransformOptions())
         print(record.id, flush=True)
 
 asyncio.run(main())
@@ -450,20 +451,20 @@ async def test_registrations_survive_a_gateway_that_is_killed_at_any_moment(
 async def test_installations_that_share_a_package_store_leave_each_other_s_packages_alone(
     etl: Etl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry_module, "ORPHAN_SECONDS", -1.0)
+    monkeypatch.setattr(packages_module, "ORPHAN_SECONDS", -1.0)
     async with etl_in(tmp_path / "other") as other:
-        other.registry._packages = etl.registry._packages
-        for registry in (etl.registry, other.registry):
-            registry._is_own_store = False
-        ours = await etl.registry.register(package_of(b"both"), AUTO)
-        theirs = await other.registry.register(package_of(b"both"), AUTO)
-        more = await other.registry.register(package_of(b"theirs"), AUTO)
-        assert await etl.registry.sweep() == await other.registry.sweep() == 0
+        other.packages._store = etl.packages._store
+        for packages in (etl.packages, other.packages):
+            packages._is_own_store = False
+        ours = await etl.registrar.register(package_of(b"both"), AUTO)
+        theirs = await other.registrar.register(package_of(b"both"), AUTO)
+        more = await other.registrar.register(package_of(b"theirs"), AUTO)
+        assert await etl.packages.sweep() == await other.packages.sweep() == 0
         orphan = (await other.database.read(lambda session: session.get(TransformRow, more.id))).package_key
         await other.database.write(
             lambda session: session.execute(delete(TransformRow).where(TransformRow.id == more.id))
         )
-        assert await etl.registry.sweep() == 0
-        assert await other.registry.sweep() == 1
+        assert await etl.packages.sweep() == 0
+        assert await other.packages.sweep() == 1
         assert not (etl.folder / "state" / orphan).exists()
         assert await etl.registry.package(ours.id) == await other.registry.package(theirs.id)

@@ -20,9 +20,9 @@ from shardgate_gateway.errors import Busy, SampleError, TransformError, Upstream
 from shardgate_gateway.etl import pause as pause_module
 from shardgate_gateway.etl import relay as relay_module
 from shardgate_gateway.etl.options import TransformOptions
-from shardgate_gateway.etl.registry import TransformRecord
 from shardgate_gateway.etl.relay import Relay
 from shardgate_gateway.etl.runner import Chunk, Runner, WorkerConnection
+from shardgate_gateway.etl.transform_record import TransformRecord
 from shardgate_gateway.etl.transform_request import TransformRequest
 from shardgate_gateway.settings import EtlSettings
 from shardgate_gateway.stores.base import ObjectMeta

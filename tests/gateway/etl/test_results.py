@@ -22,7 +22,7 @@ from shardgate_gateway.etl.results import Query, Results, ResultSource
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from shardgate_gateway.etl.registry import TransformRecord
+    from shardgate_gateway.etl.transform_record import TransformRecord
 
 
 class Kept:

@@ -21,8 +21,8 @@ from sqlalchemy import create_engine, inspect, text
 from shardgate import wire
 from shardgate_gateway.errors import LocalStorageError
 from shardgate_gateway.etl.options import TransformOptions
+from shardgate_gateway.etl.packages import Packages
 from shardgate_gateway.etl.registry import Registry
-from shardgate_gateway.settings import EtlSettings
 from shardgate_gateway.state.database import Database, _with_driver, make_url
 from shardgate_gateway.state.migrate import MIGRATIONS
 from shardgate_gateway.state.tables import REVISION, Base
@@ -138,7 +138,7 @@ async def test_what_the_first_version_wrote_is_taken_over(url: str, tmp_path: Pa
     database.prepare()
     (tmp_path / "packages").mkdir(exist_ok=True)
     (tmp_path / "packages" / "old").write_bytes(b"abc")
-    registry = Registry(database, LocalFolder(tmp_path, label="packages"), EtlSettings(), lambda *_: None)
+    registry = Registry(database, Packages(database, LocalFolder(tmp_path, label="packages")))
     old = await registry.resolve("old")
     assert (old.id, old.options.cache, old.created_by) == ("old-0123456789abcdef", "never", "")
     assert old.manifest == wire.Manifest("old", python="3.11")
@@ -146,7 +146,7 @@ async def test_what_the_first_version_wrote_is_taken_over(url: str, tmp_path: Pa
         assert old.created_at == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     assert await registry.package(old.id) == b"abc"
     assert (await registry.stats("old")).work.samples_in == 5
-    await registry.register(package(), TransformOptions(), created_by="alice")
+    await registry.add(wire.unpack_package(package())[0], package(), TransformOptions(), created_by="alice")
     assert [record.created_by for record in await registry.list()] == ["alice", ""]
     await registry.aclose()
     await database.aclose()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from shardgate import wire
     from shardgate_gateway.cache.reader import FileSpan
-    from shardgate_gateway.etl.registry import TransformRecord
+    from shardgate_gateway.etl.transform_record import TransformRecord
     from shardgate_gateway.settings import EtlSettings
 
 CONNECT_SECONDS = 1.0

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 from shardgate_gateway.errors import PackageInvalid
 from shardgate_gateway.etl.container.client import ContainerClient
-from shardgate_gateway.etl.generation import options_digest
+from shardgate_gateway.etl.generation_name import options_digest
 
 if TYPE_CHECKING:
     from shardgate import wire
     from shardgate_gateway.cache.reader import FileSpan
     from shardgate_gateway.etl.container.connection import ContainerConnection
     from shardgate_gateway.etl.local.runtime import LocalRuntime
-    from shardgate_gateway.etl.registry import TransformRecord
+    from shardgate_gateway.etl.transform_record import TransformRecord
     from shardgate_gateway.settings import EtlSettings
 
 MODULE = "shardgate_runtime.command"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from shardgate_gateway.etl.kubernetes.objects import Objects
     from shardgate_gateway.etl.kubernetes.policy import Policy
     from shardgate_gateway.etl.kubernetes.view import ClusterView
-    from shardgate_gateway.etl.registry import TransformRecord
+    from shardgate_gateway.etl.transform_record import TransformRecord
     from shardgate_gateway.kube.kinds import Object
 
 ROUND_SECONDS = 15.0

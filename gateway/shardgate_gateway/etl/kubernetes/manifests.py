@@ -15,7 +15,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from shardgate_gateway.etl import generation
+from shardgate_gateway.etl import generation_name
 from shardgate_gateway.etl.kubernetes import names
 from shardgate_gateway.etl.kubernetes.pod_limits import quantity
 from shardgate_gateway.etl.kubernetes.pod_template import kept
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from shardgate import wire
     from shardgate_gateway.etl.kubernetes.policy import Policy
-    from shardgate_gateway.etl.registry import TransformRecord
+    from shardgate_gateway.etl.transform_record import TransformRecord
     from shardgate_gateway.kube.kinds import Object
     from shardgate_gateway.settings import EtlSettings, KubernetesSettings
 
@@ -328,7 +328,7 @@ class Manifests:
         about: Object = {
             "SHARDGATE_TRANSFORM_ID": record.id,
             "SHARDGATE_GATEWAY_URL": self._gateway_url,
-            generation.OPTIONS_VARIABLE: generation.options_digest(record.options),
+            generation_name.OPTIONS_VARIABLE: generation_name.options_digest(record.options),
         }
         fields = {"SHARDGATE_POD": "metadata.name", "SHARDGATE_NODE": "spec.nodeName"}
         return [

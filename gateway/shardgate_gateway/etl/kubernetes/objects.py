@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from shardgate_gateway.etl.kubernetes.policy import Policy
     from shardgate_gateway.etl.kubernetes.state import Failure
-    from shardgate_gateway.etl.registry import TransformRecord
+    from shardgate_gateway.etl.transform_record import TransformRecord
     from shardgate_gateway.kube.client import KubeApi
     from shardgate_gateway.kube.kinds import Object
     from shardgate_gateway.settings import Settings

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from shardgate_gateway.etl.kubernetes.dispatch import Place
     from shardgate_gateway.etl.kubernetes.view import ClusterView
     from shardgate_gateway.etl.options import TransformOptions
-    from shardgate_gateway.etl.registry import TransformRecord
+    from shardgate_gateway.etl.transform_record import TransformRecord
     from shardgate_gateway.kube.client import KubeApi
     from shardgate_gateway.kube.kinds import Object
     from shardgate_gateway.settings import Settings

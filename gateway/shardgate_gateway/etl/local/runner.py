@@ -19,7 +19,7 @@ from shardgate_gateway import metrics
 from shardgate_gateway.errors import Busy, PackageInvalid, WorkerLost
 from shardgate_gateway.etl.connection import StreamConnection
 from shardgate_gateway.etl.container.local import MODULE, LocalContainers, check_local
-from shardgate_gateway.etl.generation import OPTIONS_VARIABLE, options_digest
+from shardgate_gateway.etl.generation_name import OPTIONS_VARIABLE, options_digest
 from shardgate_gateway.etl.local import limits
 from shardgate_gateway.etl.local.interpreter import Interpreter
 from shardgate_gateway.etl.local.logfile import LogFile
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from shardgate import wire
     from shardgate_gateway.cache.reader import FileSpan
     from shardgate_gateway.etl.options import TransformOptions
-    from shardgate_gateway.etl.registry import TransformRecord
+    from shardgate_gateway.etl.transform_record import TransformRecord
     from shardgate_gateway.settings import EtlSettings
 
 BUSY_SECONDS = 2.0

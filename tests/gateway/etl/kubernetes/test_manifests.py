@@ -16,7 +16,7 @@ from shardgate_gateway.etl.kubernetes.pod_limits import quantity
 from shardgate_gateway.etl.kubernetes.pod_template import kept
 from shardgate_gateway.etl.kubernetes.policy import Policy
 from shardgate_gateway.etl.options import TransformOptions
-from shardgate_gateway.etl.registry import TransformRecord
+from shardgate_gateway.etl.transform_record import TransformRecord
 from shardgate_gateway.settings import EtlSettings, KubernetesSettings
 
 ID = "train-0123456789abcdef"

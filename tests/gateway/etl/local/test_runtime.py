@@ -260,7 +260,7 @@ async def test_a_module_that_is_missing_is_named(etl: Etl) -> None:
     import cloudpickle
 
     package = package_of(cloudpickle.dumps(missing_module()), name="broken", decoder="")
-    record = await etl.registry.register(package, TransformOptions())
+    record = await etl.registrar.register(package, TransformOptions())
     with pytest.raises(TransformStartError, match="only_here"):
         await etl.runner.ensure(record)
     status = await etl.runner.status(record.id)
@@ -270,7 +270,7 @@ async def test_a_module_that_is_missing_is_named(etl: Etl) -> None:
 
 async def test_a_requirement_that_is_missing_is_named(etl: Etl) -> None:
     package = with_manifest(unchanged, requirements=("no-such-distribution==1.0",))
-    record = await etl.registry.register(package, TransformOptions())
+    record = await etl.registrar.register(package, TransformOptions())
     with pytest.raises(TransformStartError) as raised:
         await etl.runner.ensure(record)
     assert "no-such-distribution" in raised.value.message + raised.value.hint
@@ -278,7 +278,7 @@ async def test_a_requirement_that_is_missing_is_named(etl: Etl) -> None:
 
 async def test_a_package_that_kills_the_runtime_while_it_loads_says_so(etl: Etl) -> None:
     package = package_of(b"cposix\n_exit\n(I7\ntR.", name="broken", decoder="")  # a pickle that calls os._exit(7)
-    record = await etl.registry.register(package, TransformOptions())
+    record = await etl.registrar.register(package, TransformOptions())
     with pytest.raises(TransformStartError, match="exit status 7"):
         await etl.runner.ensure(record)
     assert (await etl.runner.status(record.id)).state == "failed"
@@ -326,7 +326,7 @@ async def test_a_broken_transform_can_be_tried_again_after_a_while(
 async def test_an_interpreter_that_is_not_there_is_an_error_at_registration(tmp_path: Path) -> None:
     async with etl_in(tmp_path, python=str(tmp_path / "nopython")) as etl:
         with pytest.raises(Exception, match="does not run") as raised:
-            await etl.registry.register(package_of(), TransformOptions())
+            await etl.registrar.register(package_of(), TransformOptions())
         assert raised.type.__name__ == "PackageInvalid"
 
 
