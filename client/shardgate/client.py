@@ -22,6 +22,7 @@ from shardgate.admin import CacheApi, TransformsApi
 from shardgate.dates import parse_http_date
 from shardgate.download import CHUNK, ObjectReader
 from shardgate.errors import InvalidName
+from shardgate.tracebacks import Concise
 from shardgate.transport import PROGRESS_SECONDS, Transport
 from shardgate.urls import Bucket, ObjectName, object_path, result_path
 from shardgate.wds_opener import adopt
@@ -162,7 +163,7 @@ class Client:
 
     def get(self, bucket: str | Bucket, object_name: str, **options: Any) -> bytes:
         """Read an object whole; takes the options of `object_url`. Raises as `open`, and TransferIncomplete."""
-        with self.open(bucket, object_name, **options) as reader:
+        with Concise(), self.open(bucket, object_name, **options) as reader:
             return reader.readall()
 
     def download(
@@ -179,7 +180,7 @@ class Client:
         The file appears, or replaces an older one, only when it is whole. `progress` is called with the bytes so far
         and the size, where that is known.
         """
-        with self.open(bucket, object_name, **options) as reader, _replacing(Path(path)) as file:
+        with Concise(), self.open(bucket, object_name, **options) as reader, _replacing(Path(path)) as file:
             while chunk := reader.read(CHUNK):
                 file.write(chunk)
                 if progress:

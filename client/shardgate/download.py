@@ -88,10 +88,13 @@ class ObjectReader(io.RawIOBase):
         if not memoryview(buffer).nbytes:
             return 0
         while True:
+            broken: Exception | None = None
             try:
                 count = self._response.readinto(buffer)
             except (HTTPError, OSError) as error:
-                self._read_on(error)
+                broken = error
+            if broken is not None:  # outside of `except`: an error of the next try is no consequence of this one
+                self._read_on(broken)
                 continue
             if count == 0 and self.size is not None and self.position != self.size:
                 self._read_on(TransferIncomplete(f"{self.position} of {self.size} bytes came"))
@@ -140,7 +143,7 @@ class ObjectReader(io.RawIOBase):
         if not self._can_continue:
             raise TransferIncomplete(
                 f"{self._label} broke off after {self.position} bytes ({reason(cause)}), and has no ETag to continue by"
-            ) from cause
+            )
         while True:
             self._wait(cause)
             try:
@@ -160,8 +163,8 @@ class ObjectReader(io.RawIOBase):
             headers["If-Match"] = self.etag
         try:
             response = self._transport.request("GET", self._target, headers=headers)
-        except Conflict as error:
-            raise ObjectChanged(f"{self._label} was overwritten after {self.position} bytes were read") from error
+        except Conflict:
+            raise ObjectChanged(f"{self._label} was overwritten after {self.position} bytes were read") from None
         if response.headers.get("ETag") != self.etag:
             response.close()
             raise ObjectChanged(f"{self._label} was overwritten after {self.position} bytes were read")
@@ -209,6 +212,6 @@ class ObjectReader(io.RawIOBase):
                 raise cause
             hint = "the gateway's log, or `shardgate etl logs ID` for a transformed object, says why"
             came = f"{self._label} broke off after {self.position} bytes, and {ATTEMPTS} tries brought no more"
-            raise TransferIncomplete(f"{came}: {reason(cause)}", hint=hint) from cause
+            raise TransferIncomplete(f"{came}: {reason(cause)}", hint=hint)
         asked = cause.retry_after if isinstance(cause, Busy) else None
         self._sleep(min(asked or BACKOFF_SECONDS * 2 ** (self._failures - 1), 30.0))

@@ -10,6 +10,7 @@ from shardgate.capture import capture
 from shardgate.pipeline import Pipeline
 from shardgate.pods import PodOptions, as_query
 from shardgate.progress import told
+from shardgate.tracebacks import Concise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -133,17 +134,18 @@ class WDTransform(FunctionTransform):
         requirements: Iterable[str] = (),
         **pods: Unpack[PodOptions],
     ) -> None:
-        super().__init__(
-            client,
-            transform_func,
-            verbose,
-            {"cache": cache, "workers": workers, **pods},
-            name=transform_name,
-            decoder=wd_decoder,
-            on_error=on_error,
-            sample_timeout=sample_timeout,
-            extra_requirements=requirements,
-        )
+        with Concise():
+            super().__init__(
+                client,
+                transform_func,
+                verbose,
+                {"cache": cache, "workers": workers, **pods},
+                name=transform_name,
+                decoder=wd_decoder,
+                on_error=on_error,
+                sample_timeout=sample_timeout,
+                extra_requirements=requirements,
+            )
 
 
 class BytesTransform(FunctionTransform):
@@ -163,12 +165,13 @@ class BytesTransform(FunctionTransform):
         requirements: Iterable[str] = (),
         **pods: Unpack[PodOptions],
     ) -> None:
-        super().__init__(
-            client,
-            transform_func,
-            verbose,
-            {"cache": cache, "workers": workers, **pods},
-            name=transform_name,
-            decoder="",
-            extra_requirements=requirements,
-        )
+        with Concise():
+            super().__init__(
+                client,
+                transform_func,
+                verbose,
+                {"cache": cache, "workers": workers, **pods},
+                name=transform_name,
+                decoder="",
+                extra_requirements=requirements,
+            )

@@ -156,14 +156,14 @@ class Transport:
                 cause = error
                 if method == "DELETE" and not _was_never_sent(error):
                     hint = "it may be done all the same: look before you repeat it"
-                    raise GatewayUnreachable(f"no answer from {endpoint}: {reason(error)}", hint=hint) from error
+                    raise GatewayUnreachable(f"no answer from {endpoint}: {reason(error)}", hint=hint) from None
                 continue
             if endpoint != self.endpoints[0]:  # the one that answered is asked first from now on
                 self.endpoints = (endpoint, *(other for other in self.endpoints if other != endpoint))
             return response
         shown = " or ".join(endpoints)
         hint = f"is `shardgate serve` running at {shown}?"
-        raise GatewayUnreachable(f"no answer from {shown}: {reason(cause)}", hint=hint) from cause
+        raise GatewayUnreachable(f"no answer from {shown}: {reason(cause)}", hint=hint)
 
     def _show_cluster(self, challenge: str) -> Any:
         return self.json("GET", f"/v1/cluster?challenge={challenge}")
@@ -186,7 +186,7 @@ class Transport:
                 raise GatewayUnreachable(f"the end of an answer can't be known: {problem}", hint=FRAMING_HINT)
             return response.read(), response.headers
         except HTTPError as error:
-            raise GatewayUnreachable(f"the answer of {self.endpoint} broke off: {reason(error)}") from error
+            raise GatewayUnreachable(f"the answer of {self.endpoint} broke off: {reason(error)}") from None
         finally:
             response.release_conn()
 

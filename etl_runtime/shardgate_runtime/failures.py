@@ -44,6 +44,7 @@ class SampleFailed(Exception):
         code: See `wire.Failure`.
         exhausted: Memory ran out.
         passing: The cause may pass, like a lack of time: another run may well succeed.
+        place: Where in user code it was raised, for people.
     """
 
     message: str
@@ -52,6 +53,7 @@ class SampleFailed(Exception):
     code: str = "sample_failed"
     exhausted: bool = False
     passing: bool = False
+    place: str = ""
 
     def __str__(self) -> str:
         return self.message

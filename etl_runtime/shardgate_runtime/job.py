@@ -152,11 +152,11 @@ class JobRun:
         """Apply the transform's error policy."""
         self.exhausted |= error.exhausted
         self.stats.samples_gaps += error.passing or error.exhausted
-        message = f'{error.message} (sample {raw.index}, "{raw.key}", of {self.label})'
-        if self.package.manifest.on_error == "fail":
-            raise JobFailed(
-                wire.Failure(error.code, message, error.hint, raw.index, raw.key, error.traceback)
-            ) from None
+        message = _placed(f'{error.message} (sample {raw.index}, "{raw.key}", of {self.label})', error)
+        manifest = self.package.manifest
+        if manifest.on_error == "fail":
+            hint = _advised(error, f'{_logs_of(manifest)}, and on_error="skip" leaves such samples out')
+            raise JobFailed(wire.Failure(error.code, message, hint, raw.index, raw.key, error.traceback)) from None
         if self.package.manifest.on_error == "warn":
             log.warning("%s: left out: %s\n%s", self.job.request_id, message, error.traceback)
         else:
@@ -191,8 +191,9 @@ class JobRun:
                 self._connection.poll()
                 self._output.write([chunk])
         except SampleFailed as error:
-            message = f"{error.message} (in {self.label})"
-            failure = wire.Failure(error.code, message, error.hint, 0, self.job.key, error.traceback)
+            message = _placed(f"{error.message} (in {self.label})", error)
+            hint = _advised(error, _logs_of(self.package.manifest))
+            failure = wire.Failure(error.code, message, hint, 0, self.job.key, error.traceback)
             raise JobFailed(failure) from None
         self.stats.samples_out = 1
 
@@ -226,6 +227,21 @@ class JobRun:
             result = call()
         self.stats.function_seconds += clock.perf_counter() - start
         return result
+
+
+def _placed(message: str, error: SampleFailed) -> str:
+    return f"{message}, at {error.place}" if error.place else message
+
+
+def _advised(error: SampleFailed, advice: str) -> str:
+    """The hint, and for an error of user code what helps with any of those."""
+    if not error.place:
+        return error.hint
+    return f"{error.hint}; {advice}" if error.hint else advice
+
+
+def _logs_of(manifest: wire.Manifest) -> str:
+    return f"`shardgate etl logs {manifest.name}` has the traceback"
 
 
 def _plain(data: bytes | bytearray | memoryview) -> bytes | memoryview:

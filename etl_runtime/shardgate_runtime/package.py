@@ -17,6 +17,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 
 from shardgate import unpickling, wire
 from shardgate.arguments import args_style
+from shardgate_runtime import user_lines
 from shardgate_runtime.failures import StartupError, describe, user_traceback
 from shardgate_runtime.generators import generators
 from shardgate_runtime.orphans import one_process
@@ -84,6 +85,7 @@ def load_package(path: Path, transform_id: str) -> Package:
         raise StartupError(f"the package is {actual}, not {transform_id}", "register the transform again")
     _check_python(manifest.python)
     _check_requirements(manifest.requirements)
+    user_lines.remember(manifest.entry, manifest.source)
     try:
         with one_process(), seeded_by(transform_id):
             target = unpickling.loads(function)

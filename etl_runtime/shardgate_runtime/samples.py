@@ -31,6 +31,7 @@ from shardgate_runtime.lazy_sample import Unread, stored
 from shardgate_runtime.orphans import one_process
 from shardgate_runtime.output_names import Keys, check_names
 from shardgate_runtime.tar_writer import encode_sample
+from shardgate_runtime.user_lines import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,7 +87,7 @@ class Clock:
         except SampleTimeout as error:
             message = f"sample timeout after {self._timeout:g} s"
             hint = "raise sample_timeout, or make the function faster"
-            raise SampleFailed(message, hint, user_traceback(error), passing=True) from None
+            raise SampleFailed(message, hint, user_traceback(error), passing=True, place=place_of(error)) from None
         except BaseException as error:  # noqa: BLE001 - sys.exit() in user code is a failure like any other
             raise _user_failure(error, fields) from None
         finally:
@@ -109,7 +110,7 @@ def _user_failure(error: BaseException, fields: Callable[[], dict[str, Any]]) ->
             hint = _hint(error, fields())
         except BaseException:  # noqa: BLE001 (user code again: properties of an exception)
             hint = ""
-    return SampleFailed(describe(error), hint, user_traceback(error), exhausted=exhausted)
+    return SampleFailed(describe(error), hint, user_traceback(error), exhausted=exhausted, place=place_of(error))
 
 
 def _hint(error: BaseException, fields: dict[str, Any]) -> str:
