@@ -63,6 +63,7 @@ from shardgate_gateway.state.database import DATABASE_FILE, Database, database_u
 from shardgate_gateway.state.payloads import Payloads
 from shardgate_gateway.state.private import make_private_file, open_state
 from shardgate_gateway.stores.local_folder import LocalFolder
+from shardgate_gateway.stores.measured import Measured
 from shardgate_gateway.stores.open import open_store
 from shardgate_gateway.stores.start_check import check_buckets
 from shardgate_gateway.stores.upload_memory import UploadMemory
@@ -140,7 +141,7 @@ async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
     async with contextlib.AsyncExitStack() as stack:
         buckets = []
         for name, bucket in settings.buckets.items():
-            store = open_store(name, bucket, settings.upstream, uploads)
+            store = Measured(open_store(name, bucket, settings.upstream, uploads), label=name)
             stack.push_async_callback(store.aclose)
             buckets.append(Bucket(*split_bucket(name), store, bucket))
         cache = Cache(settings.cache, settings.upstream)

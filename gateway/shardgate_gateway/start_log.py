@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from shardgate_gateway.settings import ENV_PREFIX
 from shardgate_gateway.stores.open import shown_location
+from shardgate_gateway.version import program_version
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,13 +51,6 @@ def log_start(settings: Settings, config: Path | None, address: str) -> None:
             *(name, where, ", read only" if bucket.read_only else ""),
             extra={"fields": {"bucket": name, "provider": provider, "where": where}},
         )
-
-
-def program_version() -> str:
-    try:
-        return version("shardgate")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _file(config: Path | None) -> str:

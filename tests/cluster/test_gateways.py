@@ -121,7 +121,7 @@ def test_two_gateways_fetch_a_cold_object_once(release: Release) -> None:
 
 def reads(release: Release, cache: str) -> float:
     """Summed over the gateways."""
-    pattern = rf'^shardgate_reads_total\{{cache="{cache}"\}} (\S+)'
+    pattern = rf'^shardgate_reads_total\{{bucket="[^"]*",cache="{cache}"\}} (\S+)'
     return sum(map(float, re.findall(pattern, release.metrics(), re.MULTILINE)))
 
 

@@ -15,6 +15,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from shardgate_gateway import metrics
 from shardgate_gateway.cache.draft import discard_fills
 from shardgate_gateway.cache.entry import EntryInvalid
 from shardgate_gateway.cache.fill import Fill, TryAgain
@@ -232,6 +233,7 @@ class Cache:
     async def _open_direct(self, source: Source, fill: Fill, error: LocalStorageError) -> Reading:
         """This disk can't hold it."""
         self._node.counters.bypasses += 1
+        metrics.CACHE_BYPASSES.inc()
         cause = error.__cause__
         if isinstance(cause, OSError) and cause.errno in EXHAUSTED:
             raise cause
@@ -350,6 +352,7 @@ class Cache:
     def _damaged(self, slot: Slot) -> None:
         """A block does not match its checksum: nobody is to open this entry again."""
         self._node.counters.corrupt += 1
+        metrics.CACHE_DAMAGED.inc()
         self._hot.drop(slot.name)
         if slot.current():
             self._node.space.remove_entry(slot.path)
@@ -399,6 +402,11 @@ class Cache:
                 return found
         async with aclosing(reading.parts()) as parts:
             return await index_stream(as_bytes(self._node, parts), reading.meta.size)
+
+    @property
+    def disk_problem(self) -> str:
+        """Why the disk can't be written to; empty while it can."""
+        return self._node.disk.problem
 
     async def stat(self) -> CacheStat:
         usage = self._node.space.usage()

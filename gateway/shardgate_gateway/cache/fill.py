@@ -230,6 +230,7 @@ class Fill:
         return UpstreamUnavailable(f"the fetch of {self.source.label} was stopped", hint="read it again")
 
     def _local(self, error: OSError) -> LocalStorageError:
+        self._node.disk.failed(error, self.meta.size if self.meta is not None else None)
         problem = LocalStorageError(
             f"cache of {self.source.label}: {error}", hint="is the disk of cache.dir full, or failing?"
         )

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from shardgate_gateway import metrics
 from shardgate_gateway.cache.blocks import BLOCK, block_count
 from shardgate_gateway.cache.entry import Entry, EntryInvalid
 from shardgate_gateway.cache.layout import Identity, OpenFile
@@ -205,6 +206,7 @@ def load(node: Node, name: str) -> Slot | None:
         if isinstance(error, OSError) and error.errno in EXHAUSTED:
             raise
         node.counters.corrupt += 1
+        metrics.CACHE_DAMAGED.inc()
         node.space.remove_entry(path)
         return None
     age = time.time() - entry.fetched_at  # negative after the clock was set back: ask again

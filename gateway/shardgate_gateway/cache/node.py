@@ -8,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from shardgate_gateway.cache.disk_health import DiskHealth
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
     from concurrent.futures import Future, ThreadPoolExecutor
@@ -54,7 +56,11 @@ class Node:
     publishers: ThreadPoolExecutor
     """Threads for work that depends on what a body contains (its member index), so that it holds up no loading."""
     counters: Counters
+    disk: DiskHealth = field(init=False)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.disk = DiskHealth(self.layout.fills, self.detach)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call something that blocks, in a thread."""

@@ -12,6 +12,7 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shardgate_gateway import metrics
 from shardgate_gateway.cache.blocks import BLOCK, block_count
 from shardgate_gateway.cache.entry import Entry, EntryInvalid
 from shardgate_gateway.cache.hot import EXHAUSTED
@@ -58,6 +59,7 @@ class Scrubber:
             if not await self._intact(found.path):
                 damaged += 1
                 self._node.counters.corrupt += 1
+                metrics.CACHE_DAMAGED.inc()
                 await self._node.run(self._node.space.remove_entry, found.path)
         return damaged
 

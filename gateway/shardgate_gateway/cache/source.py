@@ -45,6 +45,8 @@ class Source(ABC):
     """64 hex digits, see `entry_name`."""
     label: str
     """ "gcp://bucket/key", for messages."""
+    bucket: str = ""
+    """ "gcp://bucket" where it is an object of one, for metrics."""
     freshness: Freshness
     ranged: bool = False
     """Bytes [a, b) cost about b - a bytes, so that a large body may be fetched by several ranges at once."""
@@ -94,6 +96,7 @@ class StoreSource(Source):
     def __init__(self, store: Store, provider: str, bucket: str, key: str, freshness: Freshness) -> None:
         self._store = store
         self._key = key
+        self.bucket = f"{provider}://{bucket}"
         self.entry_name = entry_name("object", provider, bucket, key)
         self.label = f"{provider}://{bucket}/{key}"
         self.freshness = freshness

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from shardgate_gateway import metrics
 from shardgate_gateway.cache.control import MAX_RECORD, Record
 from shardgate_gateway.cache.layout import Layout, unlink
 
@@ -162,6 +163,8 @@ class Space:
                     used -= entry.size
                     self._counters.evictions += 1
                     self._counters.evicted_bytes += entry.size
+                    metrics.CACHE_EVICTIONS.inc()
+                    metrics.CACHE_EVICTED_BYTES.inc(entry.size)
         finally:
             os.close(folder)
 

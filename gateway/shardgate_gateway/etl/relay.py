@@ -25,11 +25,13 @@ import logging
 import os
 import random
 import secrets
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from shardgate import wire
 from shardgate.urls import ObjectName, object_path
+from shardgate_gateway import metrics
 from shardgate_gateway.cache.reader import FileSpan
 from shardgate_gateway.errors import (
     Busy,
@@ -178,8 +180,13 @@ class Relay:
             log.warning("what a worker found out about %s is forgotten: %s", record.id, error)
 
     async def _connect(self, request: TransformRequest, job: wire.Job) -> WorkerConnection:
-        async with within(self._settings.queue_seconds, request.record.id):
-            return await self._wait_for_worker(request, job)
+        began = time.monotonic()
+        try:
+            async with within(self._settings.queue_seconds, request.record.id):
+                return await self._wait_for_worker(request, job)
+        finally:
+            waited = time.monotonic() - began
+            metrics.ETL_QUEUE.labels(metrics.transform_label(request.record.id)).observe(waited)
 
     async def _wait_for_worker(self, request: TransformRequest, job: wire.Job) -> WorkerConnection:
         await self._start(request)

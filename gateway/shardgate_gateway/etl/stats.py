@@ -86,8 +86,9 @@ class StatsBook:
             log.warning("the stats of a job of %s are left out: they can't be", transform_id)
             work = wire.Stats()
         self._pending.setdefault(transform_id, TransformStats()).add(work, outcome)
-        metrics.ETL_JOBS.labels(outcome).inc()
-        metrics.ETL_SAMPLES.inc(work.samples_out)
+        name = metrics.transform_label(transform_id)
+        metrics.ETL_JOBS.labels(name, outcome).inc()
+        metrics.ETL_SAMPLES.labels(name).inc(work.samples_out)
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.create_task(self._flush_soon())
 

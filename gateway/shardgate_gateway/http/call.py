@@ -34,6 +34,7 @@ class Call:
         closing: The connection ends with this answer.
         grant: Who asks, and what they may do.
         extra_headers: Lines that the head of the answer gets besides its own.
+        bucket: `provider://name` of the object that is asked for, for metrics.
     """
 
     request: BaseRequest
@@ -43,6 +44,7 @@ class Call:
     closing: bool
     grant: Grant = NOBODY
     extra_headers: str = ""
+    bucket: str = ""
 
     @classmethod
     def of(cls, request: BaseRequest, *, draining: bool) -> Call:

@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from shardgate_gateway import metrics
 from shardgate_gateway.cluster.membership import url_of
 from shardgate_gateway.errors import Draining
+from shardgate_gateway.http.observed import build_metric, cache_metrics, process_metrics
 from shardgate_gateway.http.request import parameters
 
 if TYPE_CHECKING:
@@ -44,8 +45,14 @@ def _own_url(service: Service, call: Call) -> str:
 async def ready(service: Service, _call: Call) -> web.StreamResponse:
     if service.draining:
         raise Draining("this gateway is shutting down", hint="ask another one")
+    if problem := service.cache.disk_problem:
+        # It still answers every request, from the stores: turned away, all gateways with a full disk would be gone.
+        return web.json_response(
+            {"status": "degraded", "member": service.name, "cache": f"it can't write to its disk: {problem}"}
+        )
     return web.json_response({"status": "ready", "member": service.name})
 
 
-async def scrape(_service: Service, _call: Call) -> web.StreamResponse:
-    return web.Response(body=metrics.scrape(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+async def scrape(service: Service, _call: Call) -> web.StreamResponse:
+    found = [*cache_metrics(await service.cache.stat()), *process_metrics(), build_metric()]
+    return web.Response(body=metrics.scrape(found), headers={"Content-Type": CONTENT_TYPE_LATEST})

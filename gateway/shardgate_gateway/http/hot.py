@@ -78,12 +78,15 @@ class HotPath:
         self._loop = asyncio.get_running_loop()
         self._sources: OrderedDict[str, Source] = OrderedDict()
         self._sources_bytes = 0
-        self._answers = 0
-        self._bytes = 0
+        self._answers: dict[str, list[int]] = {}
+        """Count and bytes of answers by bucket, and how long those took that were fast, since the last flush."""
+        self._fast = 0
+        self._fast_seconds = 0.0
         self._logs_access = service.settings.log.access
 
     def answer(self, connection: RequestHandler, message: RawRequestMessage) -> bool:
         """Answer now, or leave it to the ordinary path (False)."""
+        began = self._loop.time()
         transport = connection.transport
         if (
             message.method != hdrs.METH_GET
@@ -125,8 +128,9 @@ class HotPath:
             transport.write(top + content)
         else:
             transport.writelines((top, content))
-        connection._next_keepalive_close_time = self._loop.time() + self._keepalive  # noqa: SLF001
-        self._count(len(content))
+        ended = self._loop.time()
+        connection._next_keepalive_close_time = ended + self._keepalive  # noqa: SLF001
+        self._count(source.bucket, len(content), ended - began)
         if self._logs_access:
             self._log(identity, transport, message, len(top) + len(content))
         return True
@@ -167,18 +171,30 @@ class HotPath:
         except GatewayError:
             return None
 
-    def _count(self, size: int) -> None:
+    def _count(self, bucket: str, size: int, seconds: float) -> None:
         """Metrics cost as much as the rest of this file, so they are added up and written once a second."""
         if not self._answers:
             self._loop.call_later(TALLY_SECONDS, self.flush)
-        self._answers += 1
-        self._bytes += size
+        tally = self._answers.get(bucket)
+        if tally is None:
+            tally = self._answers[bucket] = [0, 0]
+        tally[0] += 1
+        tally[1] += size
+        if seconds <= metrics.FAST_SECONDS:
+            self._fast += 1
+            self._fast_seconds += seconds
+        else:
+            metrics.DURATION.labels("objects").observe(seconds)
 
     def flush(self) -> None:
-        metrics.REQUESTS.labels("objects", "200").inc(self._answers)
-        metrics.READS.labels("hit").inc(self._answers)
-        metrics.SENT_BYTES.labels("hit").inc(self._bytes)
-        self._answers = self._bytes = 0
+        for bucket, (answers, size) in self._answers.items():
+            metrics.REQUESTS.labels("objects", "200").inc(answers)
+            metrics.READS.labels(bucket, "hit").inc(answers)
+            metrics.SENT_BYTES.labels(bucket, "hit").inc(size)
+        metrics.FAST.inc(sum(answers for answers, _ in self._answers.values()))
+        metrics.observe_fast(metrics.DURATION.labels("objects"), self._fast, self._fast_seconds)
+        self._answers = {}
+        self._fast, self._fast_seconds = 0, 0.0
 
 
 class Parser:

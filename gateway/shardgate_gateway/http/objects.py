@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,7 @@ async def _read(service: Service, call: Call, answer: Answer) -> web.StreamRespo
     """Find the object that is asked for, and have it read where it belongs."""
     target = object_target(call.request.raw_path)
     bucket = service.buckets.find(target.bucket, target.provider, call.grant, key=target.key)
+    call = replace(call, bucket=str(bucket))
 
     async def here(call: Call, source: Source) -> web.StreamResponse:
         _require_read(call.grant, target, source.label)

@@ -138,7 +138,7 @@ async def _proxy(calls: PeerCalls, call: Call, member: Member, place: There) -> 
         small = await answer.read() if length is not None and length <= RECEIVE_BYTES else None
         status, top = HTTPStatus(answer.head.status), _head(call, member, answer.head)
         metrics.FORWARDED.labels("proxy").inc()
-        metrics.SENT_BYTES.labels("proxy").inc(length or 0)
+        metrics.SENT_BYTES.labels(call.bucket, "proxy").inc(length or 0)
         if small is not None:
             return await send_now(call, status, top, small)
         return await send_parts(

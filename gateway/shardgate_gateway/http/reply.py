@@ -61,8 +61,8 @@ async def send_slice(call: Call, reading: Reading, meta: ObjectMeta, whole: Span
     length = span.end - span.start
     top = _head(call, status, meta, length=length, cache=reading.state, more=ACCEPT_RANGES + more)
     start, end = whole.start + span.start, whole.start + span.end
-    metrics.READS.labels(reading.state).inc()
-    metrics.SENT_BYTES.labels(reading.state).inc(length)
+    metrics.READS.labels(call.bucket, reading.state).inc()
+    metrics.SENT_BYTES.labels(call.bucket, reading.state).inc(length)
     if reading.content is not None:
         return await send_now(call, status, top, memoryview(reading.content)[start:end])
     return await send_parts(call, status, top, reading.parts(start, end), length=length)
@@ -87,7 +87,7 @@ async def send_chunked(
             f"the size of {meta.key!r} is not known in advance, and HTTP/1.0 could not tell its end from its loss",
             hint="use HTTP/1.1; in nginx: proxy_http_version 1.1",
         )
-    metrics.READS.labels(cache).inc()
+    metrics.READS.labels(call.bucket, cache).inc()
     top = _head(call, HTTPStatus.OK, meta, length=None, cache=cache, more=more)
     return await send_parts(call, HTTPStatus.OK, top, parts, length=None, trailers=trailers)
 

@@ -154,7 +154,7 @@ class Front:
                 service.idle.set()
             metrics.RUNNING.dec()
             metrics.REQUESTS.labels(route.name, status).inc()
-            metrics.SECONDS.labels(route.name).observe(time.monotonic() - began)
+            metrics.DURATION.labels(route.name).observe(time.monotonic() - began)
         if service.settings.log.access:
             _log_access(call, response, grant, time.monotonic() - began)
         return response
