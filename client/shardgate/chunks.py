@@ -26,7 +26,7 @@ class WholeLines:
 
     def __init__(self, file: BufferedIOBase) -> None:
         self._file = file
-        self.read, self.readinto = file.read, file.readinto
+        self.read, self.read1, self.readinto = file.read, file.read1, file.readinto
 
     def readline(self, limit: int = -1) -> bytes:
         line = self._file.readline(limit)

@@ -37,6 +37,8 @@ ATTEMPTS = 5
 BACKOFF_SECONDS = 0.25
 """Before the second try; doubles."""
 CHUNK = 1 << 20
+READ_BYTES = 256 << 10
+"""Most that is taken from a connection at once: more costs memory that is seldom filled."""
 PASSING = (Busy, UpstreamFailed, GatewayUnreachable)
 """Errors of a try to read on that another try may not meet."""
 
@@ -90,7 +92,7 @@ class ObjectReader(io.RawIOBase):
         while True:
             broken: Exception | None = None
             try:
-                count = self._response.readinto(buffer)
+                count = self._read_some(buffer)
             except (HTTPError, OSError) as error:
                 broken = error
             if broken is not None:  # outside of `except`: an error of the next try is no consequence of this one
@@ -106,6 +108,12 @@ class ObjectReader(io.RawIOBase):
             if not count:
                 notice_ended(self._label, self._response)
             return count
+
+    def _read_some(self, buffer: bytearray | memoryview) -> int:
+        """What came. A read that waits until it has all that was asked for loses it where the connection breaks."""
+        data = self._response.read1(min(len(buffer), READ_BYTES))
+        buffer[: len(data)] = data
+        return len(data)
 
     def close(self) -> None:
         """Give the connection up; it is only kept for reuse after the last byte."""
@@ -157,7 +165,8 @@ class ObjectReader(io.RawIOBase):
 
     def _rest(self) -> BaseHTTPResponse:
         # Also from byte 0: a result is then made whole before it is answered, so the cause of its failure is.
-        start = 0 if self._is_remade else self.position
+        # Where the size is unknown all bytes may have come, and only their end not: the last one is asked for again.
+        start = 0 if self._is_remade else max(0, self.position - (self.size is None))
         headers = {"Range": f"bytes={start}-", **self._place}
         if not self.etag.startswith("W/"):
             headers["If-Match"] = self.etag

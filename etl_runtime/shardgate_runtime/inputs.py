@@ -188,7 +188,7 @@ class HttpInput(Input):
                 response = self._response or self._connect()
                 if self.position == self.size:  # the answer was that nothing is left, and its body is not the shard's
                     break
-                data = response.read(count)
+                data = response.read1(count)  # `read` waits for all, and loses what came where the connection breaks
             except _TryAgain as error:
                 self._lost(str(error))
                 continue

@@ -56,6 +56,26 @@ def test_a_broken_body_is_continued_where_it_broke(client: Client, gateway: Fake
     assert all(headers["If-Match"] == gateway.etag(BODY) for _, _, headers in gateway.requests[1:])
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+def test_what_came_before_a_break_is_kept_however_much_was_asked_for_at_once(
+    gateway: FakeGateway, chunked: bool
+) -> None:
+    gateway.chunked = chunked
+    gateway.faults = [Fault(after=500_000, reset=False)] * 5
+    with open_url(Client(gateway.url).object_url("gcp://b", "k"), bufsize=len(BODY)) as reader:
+        assert reader.read(len(BODY)) == BODY
+    assert len(ranges(gateway)) == 6
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_broke_behind_its_last_byte_is_read_to_its_end(
+    client: Client, gateway: FakeGateway, chunked: bool
+) -> None:
+    gateway.chunked = chunked
+    gateway.faults = [Fault(after=len(BODY), reset=False)]
+    assert client.get("gcp://b", "k") == BODY
+
+
 def test_a_gateway_without_ranges_is_read_again_and_the_beginning_dropped(client: Client, gateway: FakeGateway) -> None:
     gateway.ranges = False
     gateway.faults = [Fault(after=2_000_000)]

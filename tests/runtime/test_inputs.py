@@ -163,6 +163,14 @@ def test_a_lost_connection_is_continued_by_range_at_the_same_version(origin, chu
     assert len(origin.requests) == 4
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+def test_what_came_before_a_break_is_kept_however_much_was_asked_for_at_once(origin, chunked: bool) -> None:
+    origin.chunked = chunked
+    origin.faults = [{"cut": 50_000, "reset": False}] * 5
+    assert HttpInput(origin.url, "", V1, 0).read(len(BODY)) == BODY
+    assert len(origin.requests) == 6
+
+
 def test_a_gateway_that_has_too_much_to_do_is_asked_again(origin) -> None:
     origin.faults = [{"status": 503, "later": "1"}, {"cut": 10}, {"status": 503, "later": "1"}]
     assert read_all(HttpInput(origin.url, "", V1, 0)) == BODY

@@ -153,6 +153,9 @@ class _Handler(BaseHTTPRequestHandler):
         start = 0
         if self.state.ranges and (span := self.headers.get("Range")):
             start = int(span.removeprefix("bytes=").rstrip("-"))
+        if start and start >= len(body):
+            self.problem(416, "range_not_satisfiable", f"there is no byte {start}")
+            return
         self.send_response(206 if start else 200)
         self.send_header("ETag", etag) if etag else None
         if start:
