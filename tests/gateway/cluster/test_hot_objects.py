@@ -53,7 +53,7 @@ def test_the_second_in_rank_gets_a_copy_from_the_owner_and_the_third_asks_both(c
 
 
 @pytest.mark.parametrize("first", range(3), ids=["owner", "second", "third"])
-def test_a_write_takes_the_copies_back_whoever_is_asked_first(cluster, key, first):
+def test_a_write_takes_the_copies_back(cluster, key, first):
     """The second asks the owner for its copy, and the owner asks the second for what it may have: neither may wait."""
     old, new = random_bytes(300_000, 1), random_bytes(300_000, 2)
     cluster["a"].client.put("file://f", key, old)
