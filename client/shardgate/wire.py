@@ -65,7 +65,8 @@ FORWARDED_HEADER = "X-Shardgate-Forwarded"
 REACH_HEADER = "X-Shardgate-Reach"
 """Names of the gateways that the client can reach by itself, with commas: it may be redirected to them."""
 PLACE_HEADER = "X-Shardgate-Place"
-"""With a 503 to who waited for a worker: a note of when they came. Who sends it with the next try keeps their place."""
+"""With a 503 to who waited for a worker: a note of when they came. Who sends it with the next try keeps their place.
+The GET of a worker that reads the result of an earlier stage brings that of the pipeline's reader."""
 MEMBER_HEADER = "X-Shardgate-Member"
 """The gateway that a proxied answer comes from, that a redirect leads to, or that another one means to ask."""
 ERROR_HEADER = "X-Shardgate-Error"
@@ -278,6 +279,7 @@ class Job:
         ring: The gateway shares memory with the worker and takes SPAN frames.
         once: Reading `url` again need not give the same bytes: it is never continued in the middle.
         stages: How many stages the pipeline has whose earlier ones make what `url` gives; 0 if that is a raw object.
+        place: To go along as `PLACE_HEADER` with the GET of such a `url`.
         probe: Nothing is to be done: HELLO alone is wanted.
         version: Of the worker protocol; 1 did not say so.
     """
@@ -302,6 +304,7 @@ class Job:
     ring: bool = False
     once: bool = False
     stages: int = 0
+    place: str = ""
     match: str = ""
     probe: bool = False
     version: int = 1
@@ -486,6 +489,14 @@ class Failure:
     @classmethod
     def unpack(cls, payload: bytes | bytearray) -> Failure:
         return unpack_record(cls, payload).safe()
+
+
+def stage_headers(job: Job) -> dict[str, str]:
+    """What the GET of a job's `url` says if that is the result of an earlier stage."""
+    if not job.stages:
+        return {}
+    place = {PLACE_HEADER: job.place} if job.place else {}
+    return {STAGES_HEADER: f"{job.stages} {job.transform_id}", **place}
 
 
 _REPEATED = ("sample_failed", "transform_failed", "transform_start_failed", "bad_request", "not_found")

@@ -14,11 +14,15 @@ import os
 import time
 from abc import ABC, abstractmethod
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 
 from shardgate import wire
 from shardgate.chunks import gaps_of
 from shardgate_runtime.failures import JobFailed, describe, input_unavailable
 from shardgate_runtime.http_get import PROGRESS_TIMEOUT, BadRedirect, asks_to_return, framing_of, get, text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 BUFFER_BYTES = 16 << 10
 """Bytes per read of headers and small members; larger members are read by themselves."""
@@ -133,22 +137,28 @@ class HttpInput(Input):
     Args:
         url, token, match, once, stages: As in `wire.Job`.
         start: First byte.
-        reader: Id of the transform whose worker this is.
+        headers: To go along with every GET.
     """
 
     def __init__(
-        self, url: str, token: str, match: str, start: int, *, once: bool = False, stages: int = 0, reader: str = ""
+        self,
+        url: str,
+        token: str,
+        match: str,
+        start: int,
+        *,
+        once: bool = False,
+        stages: int = 0,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self._url = url
         self._once = once
         self._match = match
         self._stages = stages
-        self._headers = {"Accept-Encoding": "identity"}
+        self._headers = {"Accept-Encoding": "identity", **(headers or {})}
         self._token = token
         if match.startswith('"'):
             self._headers["If-Match"] = match  # a weak one never matches, and is compared when the answer comes
-        if stages:
-            self._headers[wire.STAGES_HEADER] = f"{stages} {reader}"
         self._response: http.client.HTTPResponse | None = None
         self._failures = 0
         self.size: int | None = None

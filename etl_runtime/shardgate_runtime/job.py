@@ -267,9 +267,8 @@ def open_input(job: wire.Job, fd: int | None, transform_id: str) -> Input:
         return FileInput(fd, job.input_offset, job.input_size, 0)
     elif job.url:
         start = job.input if job.input > MAX_READ_AGAIN else 0
-        return HttpInput(
-            job.url, job.token, job.match, start, once=job.once, stages=job.stages, reader=job.transform_id
-        )
+        headers = wire.stage_headers(job)
+        return HttpInput(job.url, job.token, job.match, start, once=job.once, stages=job.stages, headers=headers)
     else:
         problem = "the job came without an input: neither a file descriptor nor a URL"
     if fd is not None:

@@ -162,6 +162,7 @@ async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
             settings.etl,
             endpoint=settings.cluster.url or settings.serve.public_url or endpoint,
             sign=lambda scopes: tokens.mint("etl", scopes, seconds=settings.etl.progress_timeout + JOB_SECONDS),
+            seal=tokens.seal,
         )
         results = Results(cache, relay, settings.etl, Asked(settings.cache.dir / "asked"))
         stack.push_async_callback(results.aclose)

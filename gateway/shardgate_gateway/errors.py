@@ -90,10 +90,11 @@ class PackageInvalid(GatewayError):
 
 
 class Busy(GatewayError):
-    """`place`, where it is not empty, keeps the asker's place in the line."""
+    """`place`, where it is not empty, keeps the asker's place in the line, with the `refusals` by earlier stages."""
 
     code = "busy"
     place = ""
+    refusals = 0
 
 
 class Draining(Busy):

@@ -197,7 +197,9 @@ class Tcp:
         for runtime in self.runtimes.values():
             runtime.wait_for("ready")
         runner, registry, settings = TcpRunner(self.runtimes), self._etl.registry, self._etl.settings
-        relay = Relay(runner, registry, settings, endpoint=self._origin.url, sign=lambda _: "")
+        relay = Relay(
+            runner, registry, settings, endpoint=self._origin.url, sign=lambda _: "", seal=lambda text, _: text
+        )
         return Lane("tcp", relay, self._records, self._request, self._workers, self._folder)
 
     def __exit__(self, *exc: object) -> None:

@@ -4,29 +4,103 @@ A request waits for `etl.queue_seconds` at most, since readers give up a connect
 It is then answered 503 with a note of when it first came, sealed so that nobody can write one. Whoever brings the note
 back stands where they stood, before all that came later (`since`, in the context of the request). So nobody has to wait
 anew, and nobody is served out of turn by asking more often.
+
+The worker of a pipeline brings such a note, too, when it asks for its input: it stands where the reader does. And it is
+held meanwhile, so it also goes before those that came later and would wait for another worker in turn (`in_turn`):
+they would only hold one more.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
 import time
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-SINCE: ContextVar[float | None] = ContextVar("since", default=None)
-"""When the request that is being answered first came (Unix time), where it is known."""
+    from collections.abc import AsyncIterator, Iterable, Iterator
 
 
-def waiting_since() -> float:
-    """When the request that is being answered first came; now, where nothing else is known."""
-    since = SINCE.get()
-    return time.time() if since is None else since
+WORDS = 4
+"""Of the note that a worker brings; that of a reader has less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A request's place in all lines: what a note says.
+
+    Attributes:
+        since: When the reader first asked (Unix time).
+        refusals: How often an earlier stage of its pipeline had no worker free.
+        seconds: How long it may wait, where workers of later stages are held meanwhile; None elsewhere.
+        held: The least id of their transforms.
+    """
+
+    since: float
+    refusals: int = 0
+    seconds: float | None = None
+    held: str = ""
+
+    def written(self) -> str:
+        since = f"{self.since:.3f}"
+        if self.seconds is not None:
+            return f"{since} {self.refusals} {self.seconds:.3f} {self.held}"
+        return f"{since} {self.refusals}" if self.refusals else since
+
+    @classmethod
+    def read(cls, text: str) -> Place:
+        """What `written` wrote."""
+        words = text.split()
+        if len(words) < WORDS:
+            return cls(float(words[0]), int(words[1]) if words[1:] else 0)
+        since, refusals, seconds, held = words[:WORDS]
+        return cls(float(since), int(refusals), float(seconds), held)
+
+
+PLACE: ContextVar[Place | None] = ContextVar("place", default=None)
+"""Of the request that is being answered, where it is known."""
+
+
+def own_place() -> Place:
+    """Of the request that is being answered; that of one that comes now, where nothing else is known."""
+    return PLACE.get() or Place(time.time())
+
+
+class Turn(NamedTuple):
+    """Somebody in a line.
+
+    Attributes:
+        since: Of the place.
+        number: As they come.
+        is_awaited: A worker of another transform is held meanwhile.
+        wants_more: With the worker that it gets, it will wait for one of another transform.
+    """
+
+    since: float
+    number: int
+    is_awaited: bool
+    wants_more: bool
+
+    @classmethod
+    def of_request(cls, number: int, *, wants_more: bool) -> Turn:
+        """Of the request that is being answered."""
+        place = own_place()
+        return cls(place.since, number, place.seconds is not None, wants_more)
+
+
+def in_turn(waiting: Iterable[Turn]) -> Iterator[Turn]:
+    """Who waits for longest, first; but who wants more lets those pass who are awaited, and were there before."""
+    rest = sorted(waiting)
+    while rest:
+        turn = rest[0]
+        if turn.wants_more:
+            passing = (other for other in rest if other.is_awaited and other.number < turn.number)
+            turn = min(passing, key=lambda other: other.number, default=turn)
+        rest.remove(turn)
+        yield turn
 
 
 class WaitingLine:
@@ -35,34 +109,33 @@ class WaitingLine:
     def __init__(self) -> None:
         self._inside = 0
         self._numbers = itertools.count()
-        self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._waiting: dict[Turn, asyncio.Future[None]] = {}
 
     @asynccontextmanager
-    async def turn(self, places: int) -> AsyncIterator[None]:
+    async def turn(self, places: int, *, wants_more: bool = False) -> AsyncIterator[None]:
         """Wait until it is this request's turn to be in there, as one of `places`."""
         if self._inside < places:
             self._inside += 1
         else:
-            await self._called()
+            await self._called(Turn.of_request(next(self._numbers), wants_more=wants_more))
         try:
             yield
         finally:
             self._call_next()
 
-    async def _called(self) -> None:
-        call: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (waiting_since(), next(self._numbers), call))
+    async def _called(self, turn: Turn) -> None:
+        call = self._waiting[turn] = asyncio.get_running_loop().create_future()
         try:
             await call
         except asyncio.CancelledError:
-            if not call.cancelled():  # it was called, and left at the same moment
+            if self._waiting.pop(turn, None) is None:  # it was called, and left at the same moment
                 self._call_next()
             raise
 
     def _call_next(self) -> None:
         """Hand the place to who waits for longest, if anybody does."""
-        while self._waiting:
-            _, _, call = heapq.heappop(self._waiting)
+        for turn in in_turn(self._waiting):
+            call = self._waiting.pop(turn)
             if not call.done():
                 call.set_result(None)
                 return

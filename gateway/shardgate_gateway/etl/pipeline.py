@@ -6,12 +6,11 @@ would read a raw object elsewhere, and that GET is answered like any other, by A
 account of lost workers. If B's worker is lost, the next one asks A again, from the first byte.
 
 **What could lock up.** B's worker is held while it waits for a worker of A. Readers of `A,B` and of `B,A` could each
-hold what the other one waits for. So whoever holds a worker waits as long as it takes only for a transform whose id is
-less than its own: no circle is made of such waits, and whoever is in one gets through. In the other direction it waits
-for `STAGE_SECONDS`, is then answered 503, gives its own worker back, and its request begins anew a random moment later
-(`relay.py`). The other way round nobody waits: a worker of A is held by a GET whose reader is B's worker, which reads
-until it is done, or is given up with its reader (`etl.release_seconds`) and then closes that GET. What is left is a
-transform that waits for itself: with one worker it would never get through, so no transform stands twice in a pipeline.
+hold what the other one waits for. So such a wait is short, and who waited in vain lets go of all workers of the
+pipeline and begins anew (`hold.py`). The other way round nobody waits: a worker of A is held by a GET whose reader is
+B's worker, which reads until it is done, or is given up with its reader (`etl.release_seconds`) and then closes that
+GET. What is left is a transform that waits for itself: with one worker it would never get through, so no transform
+stands twice in a pipeline.
 
 **Starting.** All stages are started before the first worker is asked, so nobody is held while something starts, and
 what can't start is told at once.
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from shardgate_gateway.etl.registry import Registry
     from shardgate_gateway.etl.transform_record import TransformRecord
 
-STAGE_SECONDS = 0.5
-"""For a worker of an earlier stage, where waiting longer could lock up."""
 _EACH = 'with several transforms, args is a JSON object by their names, like {"resize": {"size": 64}}'
 
 

@@ -11,8 +11,7 @@ differently raises: the stream ends normally only after a worker said END, and o
 valid (see `connection.py`), and when the reader goes on, so does another worker.
 
 **A worker of another transform as reader.** The result of an earlier stage of a pipeline goes to a worker, which is
-held meanwhile; `pipeline.py` says why such a request never waits long. The stage that reads it begins again when it was
-refused for that reason, as often as it takes.
+held meanwhile; `hold.py` says how long such a request waits, and who begins again when it was refused.
 
 **Blame.** A job's id is unlike any other's, even if two readers chose the same request id: deaths are reported by it.
 """
@@ -45,6 +44,7 @@ from shardgate_gateway.errors import (
 from shardgate_gateway.etl.attempt import Attempt, StageBusy
 from shardgate_gateway.etl.generation import Identifier
 from shardgate_gateway.etl.generation_name import difference
+from shardgate_gateway.etl.hold import Hold
 from shardgate_gateway.etl.patience import within
 from shardgate_gateway.etl.pause import Budget, PatientReceiver
 from shardgate_gateway.etl.pipeline import name_stage, pipeline_id, pipeline_query
@@ -66,8 +66,6 @@ log = logging.getLogger(__name__)
 BACKOFF_SECONDS = 0.05
 """Before the third attempt without progress; doubles, with jitter. The second follows at once."""
 MAX_BACKOFF_SECONDS = 2.0
-STAGE_PAUSE_SECONDS = (0.05, 1.0)
-"""Before a stage asks again whose input had no worker: chosen at random between these."""
 
 
 class Relay:
@@ -79,6 +77,7 @@ class Relay:
         settings: Limits and times.
         endpoint: URL of this gateway as workers reach it, for shards that they can't read from a local file.
         sign: Makes a bearer token with these scopes, for workers.
+        seal: Makes a note out of a text, which is good for the path and query that it is about.
     """
 
     def __init__(
@@ -89,12 +88,14 @@ class Relay:
         *,
         endpoint: str,
         sign: Callable[[list[str]], str],
+        seal: Callable[[str, str], str],
     ) -> None:
         self._runner = runner
         self._registry = registry
         self._settings = settings
         self._endpoint = endpoint
         self._sign = sign
+        self._seal = seal
         self._budget = Budget()
         self._identifier = Identifier(runner, registry, settings.queue_seconds)
 
@@ -143,13 +144,14 @@ class Relay:
             delivered=skip,
             prefix=prefix,
         )
+        hold = Hold(self._settings.queue_seconds, request.record.id)
         patience = self._settings.release_seconds
         outcome: Outcome = "released"
         while outcome != "completed":
             attempt = Attempt(progress.sample, progress.delivered, patience, has_stage_before=bool(request.before))
+            hold.try_begins(begun=progress.delivered > skip)
             try:
-                token = self._sign([_scope(request)])  # anew for each attempt: it is good for minutes
-                connection = await self._connect(request, progress.resume(replace(job, token=token)))
+                connection = await self._connect(request, progress.resume(self._entitled(request, job, hold)), hold)
                 await self._check_worker(request, connection, begun=progress.delivered > 0)
                 async with contextlib.aclosing(
                     self._work(connection, progress, attempt, request.source.label)
@@ -158,16 +160,17 @@ class Relay:
                         yield chunk
             except (Busy, WorkerLost, UpstreamUnavailable) as error:
                 attempt.outcome = "failed"
-                await self._try_again(request, progress, error, begun=progress.delivered > skip)
+                await self._try_again(request, progress, hold, error)
                 attempt.outcome = "released" if isinstance(error, Busy) else "lost"
             except GatewayError as error:
                 attempt.outcome = "failed"
                 request.blame(error)
                 raise
+            else:
+                if progress.anchored and attempt.outcome == "released":
+                    patience *= 2  # everything is made again: a reader that pauses often shall cost that a few times
             finally:
                 outcome = attempt.outcome
-                if progress.anchored and outcome == "released":
-                    patience *= 2  # everything is made again: a reader that pauses often shall cost that a few times
                 await self._account(request, attempt.stats(progress), outcome)
 
     async def _account(self, request: TransformRequest, stats: wire.Stats, outcome: Outcome) -> None:
@@ -179,22 +182,22 @@ class Relay:
         except (NotFound, LocalStorageError) as error:
             log.warning("what a worker found out about %s is forgotten: %s", record.id, error)
 
-    async def _connect(self, request: TransformRequest, job: wire.Job) -> WorkerConnection:
+    async def _connect(self, request: TransformRequest, job: wire.Job, hold: Hold) -> WorkerConnection:
         began = time.monotonic()
         try:
-            async with within(self._settings.queue_seconds, request.record.id):
-                return await self._wait_for_worker(request, job)
+            async with within(hold.start_seconds, request.record.id):
+                return await self._wait_for_worker(request, job, hold)
         finally:
             waited = time.monotonic() - began
             metrics.ETL_QUEUE.labels(metrics.transform_label(request.record.id)).observe(waited)
 
-    async def _wait_for_worker(self, request: TransformRequest, job: wire.Job) -> WorkerConnection:
+    async def _wait_for_worker(self, request: TransformRequest, job: wire.Job, hold: Hold) -> WorkerConnection:
         await self._start(request)
         if request.before:
-            return await self._hand_over(request, job, None)
+            return await self._hand_over(request, job, hold, None)
         shard = await request.reading.verified_file()
         with contextlib.nullcontext(shard) if shard else _in_memory(request.reading.content) as file:
-            return await self._hand_over(request, job, file)
+            return await self._hand_over(request, job, hold, file)
 
     async def _check_worker(self, request: TransformRequest, connection: WorkerConnection, *, begun: bool) -> None:
         """Give up a worker that does not make the result that was asked for, or that another one began.
@@ -231,9 +234,11 @@ class Relay:
             if isinstance(error, BaseException):
                 raise error
 
-    async def _hand_over(self, request: TransformRequest, job: wire.Job, file: FileSpan | None) -> WorkerConnection:
+    async def _hand_over(
+        self, request: TransformRequest, job: wire.Job, hold: Hold, file: FileSpan | None
+    ) -> WorkerConnection:
         try:
-            async with asyncio.timeout(request.waits):
+            async with asyncio.timeout(hold.line_seconds):
                 return await self._runner.connect(request.record, job, file)
         except TimeoutError:
             raise Busy(f"no worker of {request.record.id} is free", hint="add workers", retry_after=1.0) from None
@@ -267,16 +272,14 @@ class Relay:
             await receiver.aclose()
             connection.close()
 
-    async def _try_again(
-        self, request: TransformRequest, progress: Progress, error: GatewayError, *, begun: bool
-    ) -> None:
+    async def _try_again(self, request: TransformRequest, progress: Progress, hold: Hold, error: GatewayError) -> None:
         """Return when it is time for another worker; raise `error` if there shall be none."""
         if isinstance(error, StageBusy):
-            await asyncio.sleep(random.uniform(*STAGE_PAUSE_SECONDS))  # noqa: S311 (not at the same time as others)
+            await hold.refused(error)
             return
         if isinstance(error, Busy):
-            if request.reader or not begun:
-                raise error
+            if hold.is_awaited or not hold.begun:
+                raise hold.marked(error)
             await asyncio.sleep(error.retry_after or MAX_BACKOFF_SECONDS)  # a paused reader is not cut for that
             return
         progress.lost()
@@ -284,9 +287,13 @@ class Relay:
             raise request.blame(_given_up(request, progress, error)) from error
         await _back_off(progress.losses)
 
+    def _entitled(self, request: TransformRequest, job: wire.Job, hold: Hold) -> wire.Job:
+        """With what the worker shows for its input, anew for each try: tokens are good for minutes."""
+        place = self._seal(hold.input_place().written(), _input_path(request)) if request.before else ""
+        return replace(job, token=self._sign([_scope(request)]), place=place)
+
     def _job(self, request: TransformRequest) -> wire.Job:
         bucket, key = ObjectName.parse(request.source.label)
-        query = pipeline_query(request.before, request.seed, request.epoch) if request.before else {}
         return wire.Job(
             request_id=f"{request.request_id}-{secrets.token_hex(4)}",
             transform_id=request.record.id,
@@ -294,7 +301,7 @@ class Relay:
             key=key,
             etag=request.input_version.etag,
             match=request.input_version.etag_header,
-            url=self._endpoint + object_path(bucket, key, query),
+            url=self._endpoint + _input_path(request),
             token="",
             seed=request.seed,
             epoch=request.epoch,
@@ -303,6 +310,12 @@ class Relay:
             once=request.reads_once,
             stages=request.stages if request.before else 0,
         )
+
+
+def _input_path(request: TransformRequest) -> str:
+    """Path and query of what the worker reads."""
+    query = pipeline_query(request.before, request.seed, request.epoch) if request.before else {}
+    return object_path(*ObjectName.parse(request.source.label), query)
 
 
 def _scope(request: TransformRequest) -> str:

@@ -71,7 +71,6 @@ class ResultSource(Source):
         query: The rest of its identity.
         request_id: Of the request that wants it, for logs.
         stages: Of the pipeline that it belongs to.
-        reader: Id of the transform whose worker reads it, if one does.
 
     What is made of a result with a weak etag has a weak one, too.
     """
@@ -89,7 +88,6 @@ class ResultSource(Source):
         request_id: str,
         *,
         stages: int,
-        reader: str,
     ) -> None:
         self._relay = relay
         self._cache = cache
@@ -100,7 +98,6 @@ class ResultSource(Source):
         self.chain: tuple[Stage, ...] = (*(before.chain if before else ()), Stage(record, query.args))
         self.version = version
         self._stages = stages
-        self._reader = reader
         self.query = query
         self.request_id = request_id
         asked = (query.args, str(query.seed), str(query.epoch))
@@ -139,7 +136,6 @@ class ResultSource(Source):
             before=self.chain[:-1],
             version=self.version if len(self.chain) > 1 else None,
             stages=self._stages,
-            reader=self._reader,
             found=self._found,
         )
 
@@ -236,7 +232,6 @@ class Results:
         *,
         request_id: str,
         stages: int = 0,
-        reader: str = "",
     ) -> ResultSource:
         """The result, by name: its `meta` holds ETag and content type; nothing runs.
 
@@ -246,8 +241,7 @@ class Results:
             version: What is known of its version.
             query: Seed and epoch, for all of them.
             request_id: Of the request that wants it.
-            stages: Of the pipeline of which this one is the beginning, if there is a `reader`.
-            reader: Id of the transform whose worker reads it: the next stage.
+            stages: Of the pipeline of which this one is the beginning, where a worker of the next stage reads it.
         """
         made: ResultSource | None = None
         for stage in pipeline:
@@ -262,7 +256,6 @@ class Results:
                 share,
                 request_id,
                 stages=stages or len(pipeline),
-                reader=reader,
             )
         assert made is not None
         return made

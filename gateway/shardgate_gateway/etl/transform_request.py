@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from shardgate_gateway.etl.pipeline import STAGE_SECONDS, name_stage
+from shardgate_gateway.etl.pipeline import name_stage
 
 if TYPE_CHECKING:
     from shardgate import wire
@@ -51,7 +51,6 @@ class TransformRequest:
         before: Earlier stages of a pipeline, whose result is the input in place of the raw object.
         version: Of that input, where there are any.
         stages: Of the whole pipeline.
-        reader: Id of the transform whose worker reads it, the next stage; "" for anybody else.
         found: What the workers said of the result, while it is computed and after.
     """
 
@@ -65,7 +64,6 @@ class TransformRequest:
     before: tuple[Stage, ...] = ()
     version: ObjectMeta | None = None
     stages: int = 1
-    reader: str = ""
     found: Found = field(default_factory=Found)
 
     @property
@@ -85,11 +83,6 @@ class TransformRequest:
     def anchored(self) -> bool:
         """Every worker has to begin at the first byte: what a checkpoint says would not hold for another one."""
         return self.record.manifest.kind != "sample" or self.reads_once
-
-    @property
-    def waits(self) -> float | None:
-        """Seconds for a free worker, None for as long as it takes."""
-        return STAGE_SECONDS if self.reader and self.reader < self.record.id else None
 
     def blame(self, error: GatewayError) -> GatewayError:
         name_stage(error, len(self.before) + 1, self.stages, self.record.id)

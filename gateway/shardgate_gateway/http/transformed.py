@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs
@@ -19,7 +20,8 @@ from aiohttp import hdrs
 from shardgate import wire
 from shardgate.text import safe_line
 from shardgate_gateway.errors import BadRequest, Busy, GenerationChanged, TransformChanged
-from shardgate_gateway.etl.line import SINCE
+from shardgate_gateway.etl.hold import STAGE_SECONDS
+from shardgate_gateway.etl.line import PLACE, Place
 from shardgate_gateway.etl.pipeline import resolve_pipeline
 from shardgate_gateway.etl.results import Query
 from shardgate_gateway.http import members
@@ -45,21 +47,25 @@ log = logging.getLogger(__name__)
 
 async def get(service: Service, call: Call, target: ObjectTarget, source: Source) -> Sent:
     """Answer a GET; who waited for a worker in vain is told how to keep their place (`etl/line.py`)."""
-    since = _came_at(service, call)
-    context = SINCE.set(since)
+    place = _place(service, call)
+    context = PLACE.set(place)
     try:
         return await _get_steadily(service, call, target, source)
     except Busy as error:
-        error.place = service.tokens.seal(f"{since:.3f}", _asked(call))
+        place = replace(place, refusals=max(place.refusals, error.refusals), seconds=None, held="")
+        error.place = service.tokens.seal(place.written(), _asked(call))
         raise
     finally:
-        SINCE.reset(context)
+        PLACE.reset(context)
 
 
-def _came_at(service: Service, call: Call) -> float:
-    """When the reader first asked, as we told it ourselves, or now."""
-    told = service.tokens.unseal(call.headers.get(wire.PLACE_HEADER, ""), _asked(call))
-    return time.time() if told is None else float(told)
+def _place(service: Service, call: Call) -> Place:
+    """As we told the reader ourselves, or a new one."""
+    note = service.tokens.unseal(call.headers.get(wire.PLACE_HEADER, ""), _asked(call))
+    place = Place(time.time()) if note is None else Place.read(note)
+    if wire.STAGES_HEADER in call.headers and place.seconds is None:
+        return replace(place, seconds=STAGE_SECONDS)
+    return place
 
 
 def _asked(call: Call) -> str:
@@ -138,8 +144,8 @@ async def _result(
 ) -> ResultSource:
     pipeline = await _pipeline(service, target)
     query = Query(seed=target.seed, epoch=target.epoch)
-    stages, reader = _stages(call, len(pipeline))
-    return service.results.source(pipeline, source, version, query, request_id=call.id, stages=stages, reader=reader)
+    stages = _stages(call, len(pipeline))
+    return service.results.source(pipeline, source, version, query, request_id=call.id, stages=stages)
 
 
 async def _pipeline(service: Service, target: ObjectTarget) -> tuple[Stage, ...]:
@@ -150,18 +156,18 @@ async def _pipeline(service: Service, target: ObjectTarget) -> tuple[Stage, ...]
     )
 
 
-def _stages(call: Call, own: int) -> tuple[int, str]:
-    """Stages of the whole pipeline, and the transform whose worker asks, if one does."""
+def _stages(call: Call, own: int) -> int:
+    """Stages of the whole pipeline: more than are asked for, where the worker of a later one asks."""
     said = call.headers.get(wire.STAGES_HEADER)
     if said is None:
-        return own, ""
+        return own
     text, _, reader = said.partition(" ")
     count = small_number(text) or 0
     if not (own < count <= wire.MAX_STAGES and reader):
         raise BadRequest(
             f"{wire.STAGES_HEADER} can't be {safe_line(said, 100)!r}", hint="it is for workers of pipelines"
         )
-    return count, reader
+    return count
 
 
 async def _send_kept(service: Service, call: Call, result: ResultSource) -> Sent:

@@ -88,8 +88,7 @@ class UrlBody(InputBody):
         headers: dict[str, str] = {hdrs.AUTHORIZATION: f"Bearer {job.token}"} if job.token else {}
         if job.match.startswith('"'):
             headers[hdrs.IF_MATCH] = job.match  # a weak one never matches, and is compared when the answer comes
-        if job.stages:
-            headers[wire.STAGES_HEADER] = f"{job.stages} {job.transform_id}"
+        headers.update(wire.stage_headers(job))
         response = await session.get(job.url, headers=headers)
         if response.status != HTTPStatus.OK:
             text = await response.content.read(REFUSAL_BYTES)

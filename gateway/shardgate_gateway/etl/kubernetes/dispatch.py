@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from shardgate_gateway import metrics
 from shardgate_gateway.errors import Busy, WorkerLost
-from shardgate_gateway.etl.line import waiting_since
+from shardgate_gateway.etl.line import Turn, in_turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -53,10 +53,6 @@ class Closable(Protocol):
 
 
 C = TypeVar("C", bound=Closable)
-
-
-Number = tuple[float, int]
-"""Of who stands in line: when they first came, then as they come."""
 
 
 class Place:
@@ -107,7 +103,7 @@ class Dispatcher:
         self._routes = routes
         self._max_waiting = max_waiting
         self._numbers = itertools.count()
-        self._line: dict[Number, _Waiter] = {}
+        self._line: dict[Turn, _Waiter] = {}
         self._waiting = self._running = 0
         self._used_at = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
@@ -162,12 +158,18 @@ class Dispatcher:
             elif waiter.stuck_at is not None and not waiter.stuck_at.listed:
                 waiter.place.set_exception(ConnectionResetError(f"{waiter.stuck_at.endpoint.pod} goes"))
 
-    async def connect(self, open: Callable[[Place], Coroutine[Any, Any, C]]) -> C:  # noqa: A002
+    async def connect(
+        self,
+        open: Callable[[Place], Coroutine[Any, Any, C]],  # noqa: A002
+        *,
+        wants_more: bool = False,
+    ) -> C:
         """Open a connection at the best pod that has a free worker, as soon as there is one.
 
         Args:
             open: Connects to the place's endpoint, and returns when a worker took the job. Raises OSError or WorkerLost
                 if that can't be. What it returns releases the place when it is closed.
+            wants_more: As in `Turn`.
 
         Raises:
             NoPods: None is ready.
@@ -175,30 +177,30 @@ class Dispatcher:
             WorkerLost: Pods are ready, and none takes the job.
         """
         with self.waiting():
-            number = waiting_since(), next(self._numbers)
+            turn = Turn.of_request(next(self._numbers), wants_more=wants_more)
             failures = 0
-            place = await self._place(number)
+            place = await self._place(turn)
             while True:
                 try:
-                    return await self._open(open, place, number)
+                    return await self._open(open, place, turn)
                 except _Elsewhere as better:
                     place = better.place
                 except (OSError, WorkerLost) as error:
                     failures += 1
                     if failures == TRIES:
                         raise self._unreachable(place, error) from error
-                    place = await self._place(number)
+                    place = await self._place(turn)
 
-    async def _place(self, number: Number) -> Place:
-        """Wait for a place, in the order of numbers."""
-        future = self._stand_in_line(number, None)
+    async def _place(self, turn: Turn) -> Place:
+        """Wait for a place, in turn."""
+        future = self._stand_in_line(turn, None)
         try:
             return await self._turn(future)
         except BaseException:
             _refuse(future)
             raise
         finally:
-            del self._line[number]
+            del self._line[turn]
 
     async def _turn(self, future: asyncio.Future[Place]) -> Place:
         while not future.done():
@@ -207,12 +209,12 @@ class Dispatcher:
                 raise NoPods(self._id)
         return future.result()
 
-    async def _open(self, open: Callable[[Place], Coroutine[Any, Any, C]], place: Place, number: Number) -> C:  # noqa: A002
+    async def _open(self, open: Callable[[Place], Coroutine[Any, Any, C]], place: Place, turn: Turn) -> C:  # noqa: A002
         opening = asyncio.create_task(open(place))
         try:
             await asyncio.wait({opening}, timeout=PATIENCE_SECONDS)
             if not opening.done():
-                await self._stuck(opening, place.pod, number)
+                await self._stuck(opening, place.pod, turn)
             connection = opening.result()
         except BaseException as error:
             if isinstance(error, OSError | WorkerLost):
@@ -226,10 +228,10 @@ class Dispatcher:
         self._running += 1
         return connection
 
-    async def _stuck(self, opening: asyncio.Future[C], pod: Pod, number: Number) -> None:
+    async def _stuck(self, opening: asyncio.Future[C], pod: Pod, turn: Turn) -> None:
         """Return when the pod took the job; raise `_Elsewhere` with a place at another pod if that is there first."""
         pod.stuck += 1
-        better = self._stand_in_line(number, pod)
+        better = self._stand_in_line(turn, pod)
         either: set[asyncio.Future[Any]] = {opening, better}
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -237,24 +239,24 @@ class Dispatcher:
             _refuse(better)
             raise
         finally:
-            del self._line[number]
+            del self._line[turn]
             pod.stuck -= 1
             self._match()
         if not opening.done():
             raise _Elsewhere(better.result())
         _refuse(better)
 
-    def _stand_in_line(self, number: Number, stuck_at: Pod | None) -> asyncio.Future[Place]:
+    def _stand_in_line(self, turn: Turn, stuck_at: Pod | None) -> asyncio.Future[Place]:
         future: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
-        self._line[number] = _Waiter(future, stuck_at)
+        self._line[turn] = _Waiter(future, stuck_at)
         self._match()
         return future
 
     def _match(self) -> None:
         """Give the places that are free to those who wait, the first come first."""
         now = time.monotonic()
-        for number in sorted(self._line):
-            waiter = self._line[number]
+        for turn in in_turn(self._line):
+            waiter = self._line[turn]
             if waiter.place.done():
                 continue
             pod = self._routes.choose(now)

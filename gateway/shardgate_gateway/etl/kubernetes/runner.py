@@ -125,8 +125,12 @@ class KubernetesRunner(Runner):
         while True:
             try:
                 if record.manifest.container is not None:
-                    return await dispatcher.connect(lambda place: self._open_container(place, record, job, input))
-                return await dispatcher.connect(lambda place: self._open_job(place, record, job, timeout))
+                    return await dispatcher.connect(
+                        lambda place: self._open_container(place, record, job, input), wants_more=job.stages > 0
+                    )
+                return await dispatcher.connect(
+                    lambda place: self._open_job(place, record, job, timeout), wants_more=job.stages > 0
+                )
             except NoPods:
                 await self.ensure(record)
 

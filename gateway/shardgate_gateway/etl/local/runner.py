@@ -96,7 +96,7 @@ class LocalRunner(Runner):
         runtime.waiting += 1
         metrics.ETL_WAITING.inc()
         try:
-            async with runtime.line.turn(runtime.workers):
+            async with runtime.line.turn(runtime.workers, wants_more=job.stages > 0):
                 return await self._hand_over(record, runtime, job, input)
         finally:
             runtime.waiting -= 1
