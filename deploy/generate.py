@@ -1,5 +1,6 @@
 """Everything in `deploy/` that follows from something else: `python deploy/generate.py`, or `make chart`.
 
+    dashboard.json       from the table in dashboard.py
     values.schema.json   its `$defs`, from the gateway's settings
     helm README.md       from the comments of values.yaml, by helm-docs
     kubernetes/*.yaml    from the chart, with `kubernetes/values.yaml`
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +51,7 @@ def generated(helm_docs: str) -> dict[Path, str]:
     ).stdout
     return {
         schema: json.dumps(json.loads(schema.read_text()) | {"$defs": definitions()}, indent=2) + "\n",
+        CHART / "files" / "dashboard.json": runpy.run_path(str(DEPLOY / "dashboard.py"))["text"](),
         CHART / "README.md": readme.strip() + "\n",
         **{PLAIN / name: text for name, text in manifests().items()},
     }

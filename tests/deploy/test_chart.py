@@ -41,7 +41,11 @@ EVERYTHING: dict[str, Any] = {
     "service": {"type": "LoadBalancer", "annotations": {"a": "b"}},
     "ingress": {"enabled": True, "host": "shards.example.com", "tlsSecret": "tls", "className": "nginx"},
     "networkPolicy": {"clients": [{"namespaceSelector": {"matchLabels": {"team": "vision"}}}]},
-    "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
+    "metrics": {
+        "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "rules": {"enabled": True, "labels": {"release": "prometheus"}},
+        "dashboard": {"enabled": True},
+    },
     "podAnnotations": {"a": "b"},
     "podLabels": {"team": "storage"},
     "nodeSelector": {"disk": "nvme"},
@@ -95,7 +99,7 @@ def test_every_object_fits_the_schemas_of_kubernetes(
 ) -> None:
     (tmp_path / "all.yaml").write_text(yaml.safe_dump_all(objects))
     result = _run(
-        *(require("kubeconform"), "-strict", "-summary", "-skip", "ServiceMonitor"),
+        *(require("kubeconform"), "-strict", "-summary", "-skip", "ServiceMonitor,PrometheusRule"),
         *("-schema-location", f"{schemas}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json", tmp_path / "all.yaml"),
     )
 
@@ -415,7 +419,7 @@ def test_secrets_are_generated_unless_they_are_given() -> None:
 
 def _settings(objects: list[dict[str, Any]], folder: Path) -> Settings:
     """What a gateway makes of the chart's ConfigMap."""
-    (config,) = (each for each in objects if each["kind"] == "ConfigMap")
+    (config,) = (each for each in objects if each["kind"] == "ConfigMap" and "gateway.toml" in each["data"])
     path = folder / "gateway.toml"
     path.write_text(config["data"]["gateway.toml"])
     return load(path, {"serve": {"token": "t" * 20}})
