@@ -111,6 +111,8 @@ class ContainerConnection(WorkerConnection):
         if data:
             self._stats.bytes_out += len(data)
             return Chunk(memoryview(data), START)
+        if self._body is not None and self._body.failure is not None:  # it took silence for the end of its input
+            return self._told(self._body.failure)
         self._stats.samples_out = 1
         return wire.End(self._stats.bytes_out, self._stats_now())
 
@@ -147,14 +149,19 @@ class ContainerConnection(WorkerConnection):
         return f"http://{self.hello.worker}/" + (f"?{urlencode(query, quote_via=quote, safe='')}" if query else "")
 
     async def _upload(self, body: InputBody) -> AsyncIterator[bytes]:
-        async for data in body.chunks():
-            self._stats.bytes_in += len(data)
-            yield data
-            if self._limit is not None:
-                self._limit.reschedule(self._deadline())
-            await _listen()
-            if self._response is not None and self._response.status != HTTPStatus.OK:
-                return
+        try:
+            async for data in body.chunks():
+                self._stats.bytes_in += len(data)
+                yield data
+                if self._limit is not None:
+                    self._limit.reschedule(self._deadline())
+                await _listen()
+                if self._response is not None and self._response.status != HTTPStatus.OK:
+                    return
+        except Exception:
+            if self._response is not None:  # aiohttp tells only who waits for the head of an answer
+                self._response.close()
+            raise
 
     async def _progressing(self, work: Awaitable[T]) -> T:
         """Wait for it as long as bytes move."""

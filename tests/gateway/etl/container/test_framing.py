@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+
 import aiohttp
 import pytest
 from raw_answers import BODY, CUT, ENDING, ENDLESS, answering
@@ -69,6 +72,44 @@ async def test_a_chunked_body_that_was_cut_anywhere_is_not_whole(answer: bytes) 
             await result(url)
         with pytest.raises(aiohttp.ClientError):
             await source(url)
+
+
+async def test_an_input_that_breaks_while_the_container_answers_is_no_end_of_its_answer() -> None:
+    """This container takes silence for the end of its input, and ends its answer then."""
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegin\r\n")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                while await reader.read(65536):
+                    pass
+        writer.write(b"3\r\nend\r\n0\r\n\r\n")
+        writer.close()
+
+    answered = asyncio.Event()
+
+    async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3000000\r\n\r\n" + BODY)
+        await answered.wait()
+        writer.close()
+
+    async with (
+        await asyncio.start_server(talk, "127.0.0.1", 0) as container,
+        await asyncio.start_server(break_off, "127.0.0.1", 0) as origin,
+        open_session() as session,
+    ):
+        (at, url) = ("{}:{}".format(*server.sockets[0].getsockname()[:2]) for server in (container, origin))
+        work = job(f"http://{url}/a")
+        connection = ContainerConnection(session, at, wire.Container(), work, None, 30, lambda _: None, {})
+        try:
+            while isinstance(part := await connection.receive(), Chunk):
+                answered.set()
+        finally:
+            connection.close()
+    assert isinstance(part, wire.Failure)
+    assert part.code == "input_unavailable"
 
 
 @pytest.mark.parametrize("coding", ["gzip", "x-gzip", "identity, br", "zstd"])
