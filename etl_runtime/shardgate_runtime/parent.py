@@ -49,7 +49,12 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
 BACKOFF_SECONDS = 0.5
-"""Before a worker that died in setup is forked again; doubles each time."""
+"""Before a worker that died in setup, or soon after it, is forked again; doubles each time."""
+MAX_BACKOFF_SECONDS = 30.0
+MAX_QUICK_DEATHS = 3
+"""Of one place's workers in a row, after which a runtime that was never ready gives up."""
+QUICK_SECONDS = 10.0
+"""A worker that waited for so long before it died died of something else than its setup."""
 MAX_SETUP_FAILURES = 5
 """In a row, with no worker ready in between, after which the runtime gives up."""
 CERTAIN = frozenset((signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT))
@@ -64,6 +69,8 @@ class Child:
     number: int
     pid: int = 0
     not_before: float = 0.0
+    quick_deaths: int = 0
+    """In a row, of workers that had nothing to do yet: a thread that setup() started may end its process."""
     verdict: str = ""
     """Why it was killed, if the parent did it."""
 
@@ -208,7 +215,7 @@ class Parent:
     def _bury(self, child: Child, status: int) -> None:
         """Record what the dead worker was doing, and decide when it is replaced."""
         slot = self._scoreboard.slots[child.number]
-        _, state, _ = slot.state()
+        _, state, since = slot.state()
         reason, certain = describe_death(status)
         if child.verdict:
             reason, certain = child.verdict, child.verdict != STOPPED
@@ -228,6 +235,20 @@ class Parent:
             self._setup_failed(child, slot.note() if told else f"a worker died in setup: {reason}")
         else:
             self._setup_failures = 0  # it had been set up, even if it died before that was noticed
+            self._pause_if_quick(child, state is State.IDLE and clock.monotonic() - since < QUICK_SECONDS, reason)
+
+    def _pause_if_quick(self, child: Child, is_quick: bool, reason: str) -> None:
+        """Fork no workers without end that die as soon as they are ready; the first death may be bad luck."""
+        child.quick_deaths = child.quick_deaths + 1 if is_quick else 0
+        if not is_quick or self._deadline:
+            return
+        message = f"worker {child.number} died before it had anything to do: {reason}"
+        if not self._ready and child.quick_deaths >= MAX_QUICK_DEATHS:
+            raise StartupError(message, "what setup() starts ends its process; the worker's log may say more")
+        log.error("%s", message)
+        if child.quick_deaths > 1:
+            pause = min(BACKOFF_SECONDS * 2 ** (child.quick_deaths - 2), MAX_BACKOFF_SECONDS)
+            child.not_before = clock.monotonic() + pause
 
     def _setup_failed(self, child: Child, message: str) -> None:
         self._setup_failures += 1

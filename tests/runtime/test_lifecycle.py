@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,27 @@ class DiesLater:
         if marker.exists():
             raise RuntimeError("the model server is gone")
         marker.touch()
+
+    def __call__(self, sample: dict[str, Any]) -> Any:
+        return sample
+
+
+class DiesWhenReady:
+    """A thread that its setup starts ends the process a moment later, once there is a marker."""
+
+    def setup(self) -> None:
+        import os
+        import threading
+        import time
+        from pathlib import Path
+
+        def end() -> None:
+            while not Path(os.environ["MARKER"]).exists():
+                time.sleep(0.01)
+            time.sleep(float(os.environ["MOMENT"]))
+            os._exit(3)
+
+        threading.Thread(target=end, daemon=True).start()
 
     def __call__(self, sample: dict[str, Any]) -> Any:
         return sample
@@ -267,6 +289,33 @@ def test_setup_that_fails_later_is_tried_again_with_pauses_and_then_given_up(
     status = runtime.wait_for("failed")
     assert "the model server is gone" in status["message"]
     assert runtime.log.count("could not be set up") >= 3
+
+
+def test_workers_that_die_as_soon_as_they_are_ready_are_not_forked_without_end(
+    start: Callable[..., Runtime], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MARKER", str(tmp_path / "marker"))
+    monkeypatch.setenv("MOMENT", "1")
+    runtime = start(DiesWhenReady)
+    (tmp_path / "marker").touch()
+
+    def deaths() -> list[datetime]:
+        said = [line for line in runtime.log.splitlines() if "died before it had anything to do: exit code 3" in line]
+        return [datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f") for line in said]  # noqa: DTZ007
+
+    assert eventually(lambda: len(deaths()) >= 4, 60)
+    first, _, _, fourth = deaths()[:4]
+    assert (fourth - first).total_seconds() > 4.4, "three moments, and before the third and fourth 0.5 and 1 s"
+
+
+def test_a_runtime_whose_workers_never_stay_is_not_left_starting(
+    start: Callable[..., Runtime], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "marker").touch()
+    monkeypatch.setenv("MARKER", str(tmp_path / "marker"))
+    monkeypatch.setenv("MOMENT", "0.03")
+    status = start(DiesWhenReady).status()
+    assert status["state"] == "ready" or "exit code 3" in status["message"]
 
 
 @pytest.mark.parametrize("stay", [False, True])

@@ -12,6 +12,7 @@ last.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import time
@@ -63,10 +64,11 @@ class Registry:
             LocalStorageError: The database failed.
             UpstreamError: The package store failed.
         """
+        transform_id, digest = await asyncio.to_thread(_names_of, manifest.name, package)
         row = TransformRow(
-            id=wire.transform_id(manifest.name, package),
+            id=transform_id,
             name=manifest.name,
-            digest=hashlib.sha256(package).hexdigest(),
+            digest=digest,
             manifest=asdict(manifest),
             options=options.model_dump(mode="json"),
             package_bytes=len(package),
@@ -202,3 +204,8 @@ class Registry:
 
     async def aclose(self) -> None:
         await self._stats.aclose()
+
+
+def _names_of(name: str, package: bytes) -> tuple[str, str]:
+    """Id and digest of a package."""
+    return wire.transform_id(name, package), hashlib.sha256(package).hexdigest()

@@ -11,6 +11,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,22 @@ async def test_a_package_gets_the_id_of_its_content_and_comes_back_as_it_was(etl
     assert record.package_bytes == len(package)
     assert await etl.registry.package(record.id) == package
     assert await etl.registry.resolve("train") == await etl.registry.resolve(record.id) == record
+
+
+async def test_nobody_waits_on_the_loop_while_a_package_is_read_and_checked(
+    etl: Etl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set()
+    check = etl.runner.check
+
+    def looks(manifest: wire.Manifest, options: TransformOptions) -> None:
+        threads.add(threading.get_ident())
+        check(manifest, options)
+
+    monkeypatch.setattr(etl.runner, "check", looks)
+    await etl.registrar.register(package_of(), AUTO)
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 async def test_registering_twice_changes_nothing_but_the_options(etl: Etl) -> None:

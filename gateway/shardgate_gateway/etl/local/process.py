@@ -54,19 +54,10 @@ class RuntimeProcess:
     _living: ClassVar[set[int]] = set()
 
     def __init__(self, command: Sequence[str], folder: Path, log_file: LogFile) -> None:
-        environment = worker_environment(os.environ)
         source, output = os.pipe()
         try:
-            self._log_writer = log_file.start_writer(source, environment)
-            self._process = subprocess.Popen(
-                command,
-                cwd=folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self._log_writer = log_file.start_writer(source, worker_environment(os.environ))
+            self._process, self._pidfd = self._start(command, folder, output)
         finally:
             os.close(source)
             os.close(output)
@@ -75,8 +66,28 @@ class RuntimeProcess:
         self._loop = asyncio.get_running_loop()
         self._exited = asyncio.Event()
         self._burial: asyncio.Task[None] | None = None
-        self._pidfd = os.pidfd_open(self.pid)
         self._loop.add_reader(self._pidfd, self._reap)
+
+    def _start(self, command: Sequence[str], folder: Path, output: int) -> tuple[subprocess.Popen[bytes], int]:
+        """The process, and the descriptor that tells of its end; neither is left where one of them can't be had."""
+        started = [self._log_writer]
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env=worker_environment(os.environ),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            started.append(process)
+            return process, os.pidfd_open(process.pid)
+        except OSError:
+            for process in started:
+                process.kill()
+                process.wait()
+            raise
 
     @property
     def running(self) -> bool:

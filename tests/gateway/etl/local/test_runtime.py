@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from shardgate.capture import capture
 from shardgate_gateway.errors import Conflict, TransformStartError
 from shardgate_gateway.etl.local import runtime as runtime_module
 from shardgate_gateway.etl.local import stopped as stopped_module
+from shardgate_gateway.etl.local.logfile import LogFile
+from shardgate_gateway.etl.local.process import RuntimeProcess
 from shardgate_gateway.etl.options import TransformOptions
 
 if TYPE_CHECKING:
@@ -190,6 +193,23 @@ async def test_a_stopped_gateway_leaves_no_process(tmp_path: Path) -> None:
         await etl.read(record, "a.tar")
         pids = [etl.runtime_pid(record), *etl.worker_pids(record)]
     assert not any(map(pid_exists, pids))
+
+
+async def test_a_process_whose_end_nobody_would_hear_of_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(_pid: int) -> int:
+        raise OSError(errno.EMFILE, "no descriptor is free")
+
+    monkeypatch.setattr(os, "pidfd_open", exhausted)
+    before = set(children(os.getpid()))
+    with pytest.raises(OSError, match="no descriptor"):
+        RuntimeProcess(["sleep", "1000"], tmp_path, LogFile(tmp_path / "a.log"))
+    await eventually(lambda: not any(map(is_sleeping, set(children(os.getpid())) - before)))
+
+
+def is_sleeping(pid: int) -> bool:
+    return b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 async def test_an_idle_runtime_ends_by_itself_and_comes_back(tmp_path: Path) -> None:
