@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from shardgate.client import Client, ObjectInfo
     from shardgate.container import ContainerTransform
     from shardgate.local_gateway import embedded
-    from shardgate.notices import ResultWarning
+    from shardgate.notices import CaptureWarning, ResultWarning
     from shardgate.pipeline import Pipeline
     from shardgate.transform import BytesTransform, WDTransform
     from shardgate.viz import display_loader_images, display_shard_images
@@ -50,6 +50,7 @@ __all__ = [
     "Busy",
     "BytesTransform",
     "CaptureError",
+    "CaptureWarning",
     "Client",
     "Conflict",
     "ContainerTransform",
@@ -78,6 +79,7 @@ __all__ = [
 
 _LAZY = {
     "BytesTransform": "shardgate.transform",
+    "CaptureWarning": "shardgate.notices",
     "Client": "shardgate.client",
     "ContainerTransform": "shardgate.container",
     "ObjectInfo": "shardgate.client",

@@ -16,7 +16,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shardgate import pickling, requirements, wire
+from shardgate import checks, pickling, requirements, sizes, wire
 from shardgate.arguments import args_style
 from shardgate.errors import CaptureError, InvalidName
 from shardgate.origins import FILE_MODULE
@@ -53,12 +53,14 @@ def capture(
         The manifest and the package's bytes.
 
     Raises:
-        CaptureError: It can't be called, or something in it can't be sent.
+        CaptureError: It can't be called with a sample, uses a name that is not defined, or can't be sent.
         InvalidName: The name does not fit.
     """
     if not callable(function):
         raise CaptureError(f"a transform must be callable, and {type(function).__qualname__} is not")
     pickled = pickling.dumps(function)
+    checks.check_call(function)
+    checks.check_names(pickled.functions, function)
     manifest = wire.Manifest(
         name=checked_name(name or default_name(function)),
         kind=kind,
@@ -71,6 +73,7 @@ def capture(
         source=_source(function),
         takes_args=args_style(function) != "none",
     )
+    sizes.warn_if_large(manifest.name, len(pickled.data), function, pickled.functions)
     return manifest, wire.pack_package(manifest, pickled.data)
 
 

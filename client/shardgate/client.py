@@ -23,6 +23,7 @@ from shardgate.dates import parse_http_date
 from shardgate.download import CHUNK, ObjectReader
 from shardgate.errors import InvalidName
 from shardgate.tracebacks import Concise
+from shardgate.transform_like import TransformLike, id_of
 from shardgate.transport import PROGRESS_SECONDS, Transport
 from shardgate.urls import Bucket, ObjectName, object_path, result_path
 from shardgate.wds_opener import adopt
@@ -96,7 +97,7 @@ class Client:
         object_name: str,
         *,
         provider: str | None = None,
-        transform_id: str | None = None,
+        transform_id: str | TransformLike | None = None,
         args: str | dict[str, Any] | None = None,
         seed: int | None = None,
         epoch: int | None = None,
@@ -111,7 +112,7 @@ class Client:
             bucket: `"gcp://name"`, or a name with `provider` beside it.
             object_name: Key in the bucket, as it is; it gets quoted here.
             provider: Needed if `bucket` does not say.
-            transform_id: Id or name of a transform (`WDTransform(...).uuid`): the URL of its result.
+            transform_id: A transform (`WDTransform(...)`, or its id or name): the URL of its result.
             args: Handed to the transform; a dict goes as JSON.
             seed: Part of the randomness of a transform; 0 by default.
             epoch: Part of the randomness of a transform; 0 by default. A loop that leaves it out sees one augmentation.
@@ -119,6 +120,7 @@ class Client:
 
         Raises:
             InvalidName: The bucket, provider or object name can't be used.
+            TypeError: The transform is none.
         """
         query = _query(transform_id, args, seed, epoch, archpath)
         adopt(self._endpoints, self.token)
@@ -130,7 +132,7 @@ class Client:
         *,
         template: str,
         provider: str | None = None,
-        transform_id: str | None = None,
+        transform_id: str | TransformLike | None = None,
         args: str | dict[str, Any] | None = None,
         seed: int | None = None,
         epoch: int | None = None,
@@ -346,7 +348,7 @@ def _asked_for(
 
 
 def _query(
-    transform_id: str | None = None,
+    transform_id: str | TransformLike | None = None,
     args: str | dict[str, Any] | None = None,
     seed: int | None = None,
     epoch: int | None = None,
@@ -357,7 +359,8 @@ def _query(
     if min(seed or 0, epoch or 0) < 0:
         raise InvalidName("seed and epoch are whole numbers from 0")
     text = json.dumps(args, sort_keys=True, separators=(",", ":")) if isinstance(args, dict) else args
-    query = {"transform_id": transform_id, "args": text, "seed": seed, "epoch": epoch, "archpath": archpath}
+    transform = None if transform_id is None else id_of(transform_id)
+    query = {"transform_id": transform, "args": text, "seed": seed, "epoch": epoch, "archpath": archpath}
     return {name: str(value) for name, value in query.items() if value is not None}
 
 

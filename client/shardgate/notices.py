@@ -39,6 +39,10 @@ class ResultWarning(UserWarning):
     """Something about the result of a transform that its reader may not want."""
 
 
+class CaptureWarning(UserWarning):
+    """Something about a function that is being sent that its author may not want."""
+
+
 def notice_opened(target: str, headers: Mapping[str, str]) -> None:
     """Warn where the same random result is opened again without an epoch."""
     if _opened.has_warned or wire.RANDOM_HEADER not in headers or _EPOCH.search(target):

@@ -55,10 +55,11 @@ _PythonPickler: Any = pickle._Pickler  # type: ignore[attr-defined,unused-ignore
 
 @dataclass(frozen=True)
 class Pickled:
-    """Attributes: data: the pickle. modules: what loading and running it imports, sorted."""
+    """Attributes: data: the pickle. modules: what loading it imports, sorted. functions: all that it has by value."""
 
     data: bytes
     modules: tuple[str, ...]
+    functions: tuple[types.FunctionType, ...] = ()
 
 
 AnyPickler = TypeVar("AnyPickler", bound="StablePickler")
@@ -71,7 +72,7 @@ def dumps(obj: object) -> Pickled:
         CaptureError: Something in it can't be pickled; the message names the path to it.
     """
     pickler = pickled_by(StablePickler, obj)
-    return Pickled(pickler.buffer.getvalue(), tuple(sorted(pickler.modules)))
+    return Pickled(pickler.buffer.getvalue(), tuple(sorted(pickler.modules)), tuple(pickler.functions))
 
 
 def pickled_by(make: type[AnyPickler], obj: object) -> AnyPickler:
@@ -102,6 +103,7 @@ class StablePickler(_PythonPickler):  # type: ignore[misc]
         buffer: Where the pickle goes.
         modules: Names of the modules that the pickle refers to.
         names: Attribute and global names, and strings, in all code that was pickled.
+        functions: Those that were pickled by value.
         filtered: Whether a local module was pickled, so that `names` matters.
     """
 
@@ -115,6 +117,7 @@ class StablePickler(_PythonPickler):  # type: ignore[misc]
         self.globals_ref: dict[int, dict[str, Any]] = {}
         self.modules: set[str] = set()
         self.names: set[str] = set()
+        self.functions: list[types.FunctionType] = []
         self.filtered = False
         self._wanted = wanted
         self._outer = outer
@@ -251,6 +254,7 @@ class StablePickler(_PythonPickler):  # type: ignore[misc]
 
     def _dynamic_function_reduce(self, function: types.FunctionType) -> tuple[Any, ...]:
         """As cloudpickle's, with submodules that are named by strings or in inner functions, in a fixed order."""
+        self.functions.append(function)
         reduced: tuple[Any, ...] = cloudpickle.Pickler._dynamic_function_reduce(self, function)  # noqa: SLF001
         state = reduced[2][1]
         values = [*state["__globals__"].values(), *map(cloudpickle._get_cell_contents, function.__closure__ or ())]  # noqa: SLF001

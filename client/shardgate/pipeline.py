@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shardgate import wire
+from shardgate.transform_like import TransformLike
 
 if TYPE_CHECKING:
     from shardgate.client import Client
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from shardgate.urls import Bucket
 
 
-class Pipeline:
+class Pipeline(TransformLike):
     """What `a >> b` gives: objects through `a`, then `b`, in one request.
 
     Each stage's output is the next one's input, in the gateway, without a file in between. `args` of a request is an

@@ -11,6 +11,7 @@ from shardgate.pipeline import Pipeline
 from shardgate.pods import PodOptions, as_query
 from shardgate.progress import told
 from shardgate.tracebacks import Concise
+from shardgate.transform_like import TransformLike
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from shardgate.urls import Bucket
 
 
-class Transform:
+class Transform(TransformLike):
     """A transform that the gateway knows and whose workers are ready.
 
     Use `WDTransform`, `BytesTransform`, `Client.etl_from_image` or `Client.etl_from_spec`; `a >> b` applies one after

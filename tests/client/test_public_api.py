@@ -13,10 +13,10 @@ import shardgate
 from shardgate import errors
 
 PUBLIC = """
-BadRequest Busy BytesTransform CaptureError Client Conflict ContainerTransform EmbeddedGatewayError GatewayError
-GatewayUnreachable InvalidName MissingExtra NotFound ObjectChanged ObjectInfo Pipeline ResultWarning ShardgateError
-TemplateError TransferIncomplete TransformFailed Unauthorized UpstreamFailed WDTransform display_loader_images
-display_shard_images embedded install_opener
+BadRequest Busy BytesTransform CaptureError CaptureWarning Client Conflict ContainerTransform EmbeddedGatewayError
+GatewayError GatewayUnreachable InvalidName MissingExtra NotFound ObjectChanged ObjectInfo Pipeline ResultWarning
+ShardgateError TemplateError TransferIncomplete TransformFailed Unauthorized UpstreamFailed WDTransform
+display_loader_images display_shard_images embedded install_opener
 """
 SIGNATURES = {
     shardgate.Client: "endpoint token *timeout",
