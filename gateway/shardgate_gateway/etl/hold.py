@@ -17,6 +17,9 @@ So no circle of waits lasts, in whatever order pipelines name their stages, and 
 oldest request gets through: those in its way finish or let go, new ones stand behind it, and its patience grows until
 it is enough. One that was refused while it had sent something already loses more, so it waits `BEGUN_SECONDS` at least.
 
+**One at a time.** Requests of the same stages that were refused would refuse each other again. So of them one alone,
+the oldest, tries in each process until it has something; the others hold nothing meanwhile.
+
 **Silence.** All refusals together take `etl.queue_seconds` at most while the reader has nothing yet. Then it is
 answered 503 with a note of its place and its refusals, and goes on from there when it comes back.
 """
@@ -24,6 +27,7 @@ answered 503 with a note of its place and its refusals, and goes on from there w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from dataclasses import dataclass, field, replace
@@ -55,6 +59,7 @@ class Hold:
         place: Of the reader; it has `seconds` where a worker waits for this request.
         waited: Seconds that refused tries took, with the pauses after them.
         begun: Some of the result was sent.
+        alone, is_alone: No other refused request of the same stages tries meanwhile.
     """
 
     limit: float
@@ -62,6 +67,8 @@ class Hold:
     place: Place = field(default_factory=own_place)
     waited: float = 0.0
     begun: bool = False
+    alone: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+    is_alone: bool = False
     _tried_at: float = 0.0
 
     def try_begins(self, *, begun: bool) -> None:

@@ -27,6 +27,7 @@ import secrets
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from shardgate import wire
 from shardgate.urls import ObjectName, object_path
@@ -45,6 +46,7 @@ from shardgate_gateway.etl.attempt import Attempt, StageBusy
 from shardgate_gateway.etl.generation import Identifier
 from shardgate_gateway.etl.generation_name import difference
 from shardgate_gateway.etl.hold import Hold
+from shardgate_gateway.etl.line import WaitingLine
 from shardgate_gateway.etl.patience import within
 from shardgate_gateway.etl.pause import Budget, PatientReceiver
 from shardgate_gateway.etl.pipeline import name_stage, pipeline_id, pipeline_query
@@ -97,6 +99,7 @@ class Relay:
         self._sign = sign
         self._seal = seal
         self._budget = Budget()
+        self._refused: WeakValueDictionary[frozenset[str], WaitingLine] = WeakValueDictionary()
         self._identifier = Identifier(runner, registry, settings.queue_seconds)
 
     async def identified(self, stages: Iterable[Stage]) -> tuple[Stage, ...]:
@@ -136,6 +139,17 @@ class Relay:
             Busy: Too many requests wait for a worker.
             UpstreamError: The raw object can't be read.
         """
+        hold = Hold(self._settings.queue_seconds, request.record.id)
+        async with hold.alone, contextlib.aclosing(self._tries(request, hold, skip, prefix)) as chunks:
+            async for chunk in chunks:
+                if hold.is_alone:
+                    hold.is_alone = False
+                    await hold.alone.aclose()
+                yield chunk
+
+    async def _tries(
+        self, request: TransformRequest, hold: Hold, skip: int, prefix: bytes
+    ) -> AsyncGenerator[memoryview]:
         job = self._job(request)
         progress = Progress(
             self._settings.attempts,
@@ -144,13 +158,13 @@ class Relay:
             delivered=skip,
             prefix=prefix,
         )
-        hold = Hold(self._settings.queue_seconds, request.record.id)
         patience = self._settings.release_seconds
         outcome: Outcome = "released"
         while outcome != "completed":
             attempt = Attempt(progress.sample, progress.delivered, patience, has_stage_before=bool(request.before))
             hold.try_begins(begun=progress.delivered > skip)
             try:
+                await self._be_alone(request, hold)
                 connection = await self._connect(request, progress.resume(self._entitled(request, job, hold)), hold)
                 await self._check_worker(request, connection, begun=progress.delivered > 0)
                 async with contextlib.aclosing(
@@ -172,6 +186,16 @@ class Relay:
             finally:
                 outcome = attempt.outcome
                 await self._account(request, attempt.stats(progress), outcome)
+
+    async def _be_alone(self, request: TransformRequest, hold: Hold) -> None:
+        """For one that was refused: wait for its turn among those of the same stages."""
+        if not request.before or hold.is_awaited or hold.is_alone or not hold.place.refusals:
+            return
+        key = frozenset((request.record.id, *(stage.record.id for stage in request.before)))
+        line = self._refused.setdefault(key, WaitingLine())
+        async with within(hold.start_seconds, request.record.id):
+            await hold.alone.enter_async_context(line.turn(1))
+        hold.is_alone = True
 
     async def _account(self, request: TransformRequest, stats: wire.Stats, outcome: Outcome) -> None:
         record = request.record

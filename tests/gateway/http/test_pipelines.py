@@ -242,6 +242,17 @@ def test_many_readers_of_pipelines_with_one_worker_each_all_get_through(
         assert body == bodies[n // 4 * 4 + n % len(pipelines)]
 
 
+def test_readers_of_three_stages_in_all_orders_get_through(gateway: GatewayProcess) -> None:
+    """Each worker is wanted as the first, the second and the last one of a pipeline."""
+    a, b, c = (made(gateway, function) for function in (swap, noise, slow))
+    pipelines = [a >> b >> c, b >> c >> a, c >> a >> b]
+    expected = [pipeline.get(BUCKET, "a.tar", epoch=0) for pipeline in pipelines]
+    with ThreadPoolExecutor(6) as pool:
+        reads = [pool.submit(pipelines[n % 3].get, BUCKET, "a.tar", epoch=0) for n in range(6)]
+        bodies = [read.result() for read in reads]
+    assert bodies == expected * 2
+
+
 def test_a_container_is_a_stage_like_any_other(gateway: GatewayProcess, tmp_path: Path) -> None:
     a = made(gateway, slow)
     c = gateway.client.etl_from_image(command=command(tmp_path), name="turn", cache="never")
