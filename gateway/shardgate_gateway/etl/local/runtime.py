@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from shardgate_gateway.errors import Conflict, LocalStorageError, TransformStartError
 from shardgate_gateway.etl.line import WaitingLine
 from shardgate_gateway.etl.local.process import STOP_SECONDS, RuntimeProcess
-from shardgate_gateway.etl.local.stopped import ending_stopped
+from shardgate_gateway.etl.local.stopped import are_stopped, ending_stopped
 
 if TYPE_CHECKING:
     import socket
@@ -123,7 +123,14 @@ class LocalRuntime:
 
     def ending_stopped(self) -> contextlib.AbstractContextManager[None]:
         """For the time that somebody waits for it: kill it where it is stopped and will never answer."""
-        return ending_stopped(self.folder.runtime_pids)
+        return ending_stopped(self._pids_if_stopped)
+
+    def _pids_if_stopped(self) -> list[int]:
+        """Its processes, none where its parent is not stopped: they are looked for among all of the machine."""
+        status = self.folder.status()
+        if status is not None and not are_stopped([status.pid]):
+            return []
+        return self.folder.runtime_pids()
 
     def doubt(self) -> None:
         """A connection ended before its worker took the job: look again before the next one."""
