@@ -36,6 +36,7 @@ from shardgate_gateway.cluster.slices import SliceMembership
 from shardgate_gateway.confidential import hide
 from shardgate_gateway.errors import GatewayError
 from shardgate_gateway.etl.asked import Asked
+from shardgate_gateway.etl.delivery import Delivery
 from shardgate_gateway.etl.environments import Environments
 from shardgate_gateway.etl.kubernetes.demand import DemandBoard
 from shardgate_gateway.etl.kubernetes.gather import Gather
@@ -47,7 +48,6 @@ from shardgate_gateway.etl.packages import Packages
 from shardgate_gateway.etl.registration import Registrar
 from shardgate_gateway.etl.registry import Registry
 from shardgate_gateway.etl.relay import Relay
-from shardgate_gateway.etl.results import Results
 from shardgate_gateway.http.accept import Acceptor
 from shardgate_gateway.http.routes import Front
 from shardgate_gateway.http.server import Server
@@ -164,8 +164,8 @@ async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
             sign=lambda scopes: tokens.mint("etl", scopes, seconds=settings.etl.progress_timeout + JOB_SECONDS),
             seal=tokens.seal,
         )
-        results = Results(cache, relay, settings.etl, Asked(settings.cache.dir / "asked"))
-        stack.push_async_callback(results.aclose)
+        delivery = Delivery(cache, relay, registry, settings.etl, Asked(settings.cache.dir / "asked"))
+        stack.push_async_callback(delivery.aclose)
         yield Service(
             settings=settings,
             tokens=tokens,
@@ -176,7 +176,7 @@ async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
             registrar=Registrar(registry, runner, settings.etl.package_bytes),
             environments=environments,
             runner=runner,
-            results=results,
+            delivery=delivery,
             name=_name(settings),
             demand=board,
             uploads=uploads,

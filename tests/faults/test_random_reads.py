@@ -48,6 +48,8 @@ from tcp_runner import RemoteReading, TcpRunner
 from shardgate.capture import capture
 from shardgate.urls import Bucket, object_path
 from shardgate_gateway.errors import GatewayError
+from shardgate_gateway.etl.pipeline import Stage
+from shardgate_gateway.etl.recipe import Asker, Recipe
 from shardgate_gateway.etl.relay import Relay
 from shardgate_gateway.etl.transform_request import TransformRequest
 from shardgate_gateway.stores.base import ObjectMeta
@@ -224,11 +226,10 @@ class Tcp:
         reading: Any = RemoteReading(meta)
         return nullcontext(
             TransformRequest(
-                record=self._records[trial.on_error],
+                recipe=Recipe((Stage(self._records[trial.on_error], args_of(trial, where)),)),
                 source=self._etl.source(trial.key),
                 reading=reading,
-                args=args_of(trial, where),
-                request_id="test",
+                asker=Asker("test"),
             )
         )
 

@@ -16,6 +16,8 @@ from shardgate_gateway.cache.source import Freshness, StoreSource
 from shardgate_gateway.etl.local.runner import LocalRunner
 from shardgate_gateway.etl.options import TransformOptions
 from shardgate_gateway.etl.packages import Packages
+from shardgate_gateway.etl.pipeline import Stage
+from shardgate_gateway.etl.recipe import Asker, Recipe
 from shardgate_gateway.etl.registration import Registrar
 from shardgate_gateway.etl.registry import Registry
 from shardgate_gateway.etl.relay import Relay
@@ -85,13 +87,16 @@ class Etl:
         return StoreSource(self.bucket, "gcp", "shards", key, Freshness.after(60))
 
     @asynccontextmanager
-    async def request(self, record: TransformRecord, key: str, **parameters: Any) -> AsyncIterator[TransformRequest]:
+    async def request(
+        self, record: TransformRecord, key: str, args: str = "", **parameters: Any
+    ) -> AsyncIterator[TransformRequest]:
         """A request whose shard lies whole in the cache."""
         source = self.source(key)
         await self.cache.prefetch(source)
         reading = await self.cache.open(source)
         try:
-            yield TransformRequest(record=record, source=source, reading=reading, request_id="test", **parameters)
+            recipe = Recipe((Stage(record, args),), **parameters)
+            yield TransformRequest(recipe=recipe, source=source, reading=reading, asker=Asker("test"))
         finally:
             reading.aclose()
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from shardgate import wire
 from shardgate_gateway.etl.options import TransformOptions
+from shardgate_gateway.etl.pipeline import Stage
+from shardgate_gateway.etl.recipe import Asker, Recipe
 from shardgate_gateway.etl.relay import Relay
 from shardgate_gateway.etl.runner import Chunk, Runner, WorkerConnection
 from shardgate_gateway.etl.transform_record import TransformRecord
@@ -121,7 +123,8 @@ class Reading:
 
 def request() -> TransformRequest:
     source = SimpleNamespace(label="gcp://shards/a b.tar")
-    return TransformRequest(record=RECORD, source=cast("Any", source), reading=cast("Any", Reading()), request_id="r")
+    recipe = Recipe((Stage(RECORD),))
+    return TransformRequest(recipe=recipe, source=cast("Any", source), reading=cast("Any", Reading()), asker=Asker("r"))
 
 
 def relay(runner: Runner, **settings: Any) -> tuple[Relay, Outcomes]:

@@ -1,8 +1,8 @@
 """Transforms one after the other: `transform_id=A,B` is B of A of the object.
 
-A result is a source (`results.py`), so a pipeline is a chain of results, each the input of the next: its identity is
-the chain of theirs. Nothing lies in between: the worker of B reads `.../object?transform_id=A` from the gateway as it
-would read a raw object elsewhere, and that GET is answered like any other, by A's own cache policy, and with its own
+A result is a source (`result_source.py`), and a pipeline a chain of results, each the input of the next: its identity
+is the chain of theirs. Nothing lies in between: the worker of B reads `.../object?transform_id=A` from the gateway as
+it would read a raw object elsewhere, and that GET is answered like any other, by A's own cache policy, and with its own
 account of lost workers. If B's worker is lost, the next one asks A again, from the first byte.
 
 **What could lock up.** B's worker is held while it waits for a worker of A. Readers of `A,B` and of `B,A` could each

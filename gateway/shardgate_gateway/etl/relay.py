@@ -49,7 +49,7 @@ from shardgate_gateway.etl.hold import Hold
 from shardgate_gateway.etl.line import WaitingLine
 from shardgate_gateway.etl.patience import within
 from shardgate_gateway.etl.pause import Budget, PatientReceiver
-from shardgate_gateway.etl.pipeline import name_stage, pipeline_id, pipeline_query
+from shardgate_gateway.etl.pipeline import name_stage, pipeline_id
 from shardgate_gateway.etl.progress import Progress
 from shardgate_gateway.tokens import APPLY, READ, exact
 
@@ -319,7 +319,7 @@ class Relay:
     def _job(self, request: TransformRequest) -> wire.Job:
         bucket, key = ObjectName.parse(request.source.label)
         return wire.Job(
-            request_id=f"{request.request_id}-{secrets.token_hex(4)}",
+            request_id=f"{request.asker.request_id}-{secrets.token_hex(4)}",
             transform_id=request.record.id,
             bucket=str(bucket),
             key=key,
@@ -327,9 +327,9 @@ class Relay:
             match=request.input_version.etag_header,
             url=self._endpoint + _input_path(request),
             token="",
-            seed=request.seed,
-            epoch=request.epoch,
-            args=request.args,
+            seed=request.recipe.seed,
+            epoch=request.recipe.epoch,
+            args=request.recipe.args,
             ring=True,
             once=request.reads_once,
             stages=request.stages if request.before else 0,
@@ -338,8 +338,7 @@ class Relay:
 
 def _input_path(request: TransformRequest) -> str:
     """Path and query of what the worker reads."""
-    query = pipeline_query(request.before, request.seed, request.epoch) if request.before else {}
-    return object_path(*ObjectName.parse(request.source.label), query)
+    return object_path(*ObjectName.parse(request.source.label), request.recipe.input_query())
 
 
 def _scope(request: TransformRequest) -> str:

@@ -1,4 +1,4 @@
-"""What the relay is asked for: one object version through one transform; and what it finds out on the way."""
+"""What the relay is asked for: one object version through one recipe; and what it finds out on the way."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from shardgate_gateway.cache.source import Source
     from shardgate_gateway.errors import GatewayError
     from shardgate_gateway.etl.pipeline import Stage
+    from shardgate_gateway.etl.recipe import Asker, Recipe
     from shardgate_gateway.etl.transform_record import TransformRecord
     from shardgate_gateway.stores.base import ObjectMeta
 
@@ -43,28 +44,36 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformRequest:
-    """One object version through one transform.
+    """One object version through the last stage of one recipe.
 
     Attributes:
+        recipe: What is made. The stages before the last one make its input.
         source: The raw object.
         reading: Of it; stays open until the stream is closed.
-        before: Earlier stages of a pipeline, whose result is the input in place of the raw object.
-        version: Of that input, where there are any.
-        stages: Of the whole pipeline.
+        asker: The request that wants it.
+        version: Of the input, where that is the result of earlier stages.
         found: What the workers said of the result, while it is computed and after.
     """
 
-    record: TransformRecord
+    recipe: Recipe
     source: Source
     reading: Reading
-    args: str = ""
-    seed: int = 0
-    epoch: int = 0
-    request_id: str = ""
-    before: tuple[Stage, ...] = ()
+    asker: Asker
     version: ObjectMeta | None = None
-    stages: int = 1
     found: Found = field(default_factory=Found)
+
+    @property
+    def record(self) -> TransformRecord:
+        return self.recipe.record
+
+    @property
+    def before(self) -> tuple[Stage, ...]:
+        return self.recipe.before
+
+    @property
+    def stages(self) -> int:
+        """Of the whole pipeline."""
+        return self.asker.stages or len(self.recipe.stages)
 
     @property
     def input_version(self) -> ObjectMeta:

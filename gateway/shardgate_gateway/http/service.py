@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from shardgate_gateway.cache.cache import Cache
     from shardgate_gateway.cluster.calls import PeerCalls
+    from shardgate_gateway.etl.delivery import Delivery
     from shardgate_gateway.etl.environments import Environments
     from shardgate_gateway.etl.kubernetes.demand import DemandBoard
     from shardgate_gateway.etl.registration import Registrar
     from shardgate_gateway.etl.registry import Registry
-    from shardgate_gateway.etl.results import Results
     from shardgate_gateway.etl.runner import Runner
     from shardgate_gateway.objects.buckets import Buckets
     from shardgate_gateway.objects.service import Objects
@@ -46,7 +46,7 @@ class Service:
     registrar: Registrar
     environments: Environments
     runner: Runner
-    results: Results
+    delivery: Delivery
     name: str
     demand: DemandBoard
     uploads: UploadMemory

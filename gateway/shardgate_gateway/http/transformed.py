@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -20,10 +19,10 @@ from aiohttp import hdrs
 from shardgate import wire
 from shardgate.text import safe_line
 from shardgate_gateway.errors import BadRequest, Busy, GenerationChanged, TransformChanged
+from shardgate_gateway.etl.delivery import Kept, keepable
 from shardgate_gateway.etl.hold import STAGE_SECONDS
 from shardgate_gateway.etl.line import PLACE, Place
-from shardgate_gateway.etl.pipeline import resolve_pipeline
-from shardgate_gateway.etl.results import Query
+from shardgate_gateway.etl.recipe import Asker
 from shardgate_gateway.http import members
 from shardgate_gateway.http.conditions import Version, check_unchanged, is_conditional, not_modified
 from shardgate_gateway.http.reply import gaps_line, send_chunked, send_head, send_not_modified, send_reading
@@ -31,13 +30,11 @@ from shardgate_gateway.http.request import small_number
 
 if TYPE_CHECKING:
     from shardgate_gateway.cache.source import Source
-    from shardgate_gateway.etl.pipeline import Stage
-    from shardgate_gateway.etl.results import ResultSource
+    from shardgate_gateway.etl.recipe import Recipe
     from shardgate_gateway.http.body import Sent
     from shardgate_gateway.http.call import Call
     from shardgate_gateway.http.request import ObjectTarget
     from shardgate_gateway.http.service import Service
-    from shardgate_gateway.stores.base import ObjectMeta
 
 
 RENAMINGS = 5
@@ -87,73 +84,45 @@ async def _get_steadily(service: Service, call: Call, target: ObjectTarget, sour
 
 
 async def _get(service: Service, call: Call, target: ObjectTarget, source: Source) -> Sent:
+    delivery = service.delivery
+    recipe = await _recipe(service, target)
+    asker = _asker(call, recipe)
+    if target.archpath is not None:
+        result = keepable(await delivery.describe(recipe, source, asker))
+        return await members.get(service, call, result, target.archpath)
     if is_conditional(call.headers):
-        result = await _result(service, call, target, source, await service.cache.head(source))
-        if target.archpath is not None:
-            return await members.get(service, call, _keepable(result), target.archpath)
+        result = await delivery.describe(recipe, source, asker)
         if not_modified(call.headers, Version.of(result.meta)):
             return await send_not_modified(call, result.meta)
-    raw = service.cache.lookup(source)
-    if raw is None and (sent := await _get_without_raw(service, call, target, source)) is not None:
-        return sent
-    raw = raw or await service.cache.open(source)
-    try:
-        result = await _result(service, call, target, source, raw.meta)
+    async with delivery.open(recipe, source, asker, wants_part=hdrs.RANGE in call.headers) as delivered:
+        if isinstance(delivered, Kept):
+            return await send_reading(call, delivered.reading, more=_named(recipe))
+        result = delivered.result
         check_unchanged(call.headers, Version.of(result.meta))
-        if target.archpath is not None:
-            return await members.get(service, call, _keepable(result), target.archpath)
-        wants_part = hdrs.RANGE in call.headers and result.record.options.cache != "never"
-        if wants_part:
-            await service.cache.prefetch(result)
-        if wants_part or service.results.kept(result):
-            return await _send_kept(service, call, result)
-        async with aclosing(service.results.stream(result, raw)) as parts:
-            return await send_chunked(
-                *(call, result.meta, parts),
-                cache="computed",
-                more=_named(result),
-                trailers=lambda: gaps_line(result.gaps),
-            )
-    finally:
-        raw.aclose()
-
-
-async def _get_without_raw(service: Service, call: Call, target: ObjectTarget, source: Source) -> Sent | None:
-    """A result that is kept already: a raw object that was evicted is not fetched again only to learn its version."""
-    pipeline = await _pipeline(service, target)
-    if pipeline[-1].record.options.cache == "never":
-        return None
-    result = await _result(service, call, target, source, await service.cache.head(source))
-    if (await service.cache.head(result)).size is None:
-        return None
-    if target.archpath is not None:
-        return await members.get(service, call, result, target.archpath)
-    return await _send_kept(service, call, result)
+        return await send_chunked(
+            *(call, result.meta, delivered.chunks),
+            cache="computed",
+            more=_named(recipe),
+            trailers=lambda: gaps_line(result.gaps),
+        )
 
 
 async def head_of(service: Service, call: Call, target: ObjectTarget, source: Source) -> Sent:
     """Content-Length is there if the result is in the cache; nothing is computed for a HEAD."""
-    result = await _result(service, call, target, source, await service.cache.head(source))
+    recipe = await _recipe(service, target)
+    result = await service.delivery.describe(recipe, source, _asker(call, recipe))
     if target.archpath is not None:
-        return await members.head_of(service, call, _keepable(result), target.archpath)
-    return await send_head(call, await service.cache.head(result), more=_named(result))
+        return await members.head_of(service, call, keepable(result), target.archpath)
+    return await send_head(call, await service.cache.head(result), more=_named(recipe))
 
 
-async def _result(
-    service: Service, call: Call, target: ObjectTarget, source: Source, version: ObjectMeta
-) -> ResultSource:
-    pipeline = await _pipeline(service, target)
-    query = Query(seed=target.seed, epoch=target.epoch)
-    stages = _stages(call, len(pipeline))
-    return service.results.source(pipeline, source, version, query, request_id=call.id, stages=stages)
-
-
-async def _pipeline(service: Service, target: ObjectTarget) -> tuple[Stage, ...]:
+async def _recipe(service: Service, target: ObjectTarget) -> Recipe:
     assert target.transform is not None
-    limit = service.settings.etl.args_bytes
-    return await service.results.identified(
-        await resolve_pipeline(service.registry, target.transform, target.args, limit)
-    )
+    return await service.delivery.recipe(target.transform, target.args, seed=target.seed, epoch=target.epoch)
+
+
+def _asker(call: Call, recipe: Recipe) -> Asker:
+    return Asker(call.id, _stages(call, len(recipe.stages)))
 
 
 def _stages(call: Call, own: int) -> int:
@@ -170,23 +139,6 @@ def _stages(call: Call, own: int) -> int:
     return count
 
 
-async def _send_kept(service: Service, call: Call, result: ResultSource) -> Sent:
-    reading = await service.cache.open(result)
-    try:
-        return await send_reading(call, reading, more=_named(result))
-    finally:
-        reading.aclose()
-
-
-def _keepable(result: ResultSource) -> ResultSource:
-    if result.record.options.cache == "never":
-        raise BadRequest(
-            f"results of {result.record.id} are never kept, so single members of them can't be read",
-            hint="register it with cache=auto or cache=always",
-        )
-    return result
-
-
-def _named(result: ResultSource) -> str:
-    random = f"{wire.RANDOM_HEADER}: 1\r\n" if any(stage.record.is_random for stage in result.chain) else ""
-    return f"{wire.TRANSFORM_HEADER}: {result.id}\r\n{random}"
+def _named(recipe: Recipe) -> str:
+    random = f"{wire.RANDOM_HEADER}: 1\r\n" if recipe.is_random else ""
+    return f"{wire.TRANSFORM_HEADER}: {recipe.id}\r\n{random}"

@@ -15,6 +15,7 @@ from shardgate_gateway.etl import hold as hold_module
 from shardgate_gateway.etl.hold import BEGUN_SECONDS, Hold
 from shardgate_gateway.etl.line import PLACE, Place
 from shardgate_gateway.etl.pipeline import Stage
+from shardgate_gateway.etl.recipe import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +40,8 @@ def awaited() -> Iterator[None]:
 
 def second_stage() -> TransformRequest:
     before = Stage(replace(RECORD, id="s-0", name="s"))
-    return replace(request(), before=(before,), stages=2, version=request().reading.meta)
+    given = request()
+    return replace(given, recipe=Recipe((before, *given.recipe.stages)), version=given.reading.meta)
 
 
 def place_of(job: wire.Job) -> Place:

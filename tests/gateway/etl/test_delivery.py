@@ -16,23 +16,25 @@ from shardgate_gateway.cache import fill
 from shardgate_gateway.cache.reader import FileSpan, Reading
 from shardgate_gateway.errors import GenerationChanged, PreconditionFailed, SampleError
 from shardgate_gateway.etl.asked import SLOTS, Asked
+from shardgate_gateway.etl.delivery import Delivery, Kept
 from shardgate_gateway.etl.pipeline import Stage
-from shardgate_gateway.etl.results import Query, Results, ResultSource
+from shardgate_gateway.etl.recipe import Asker, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from shardgate_gateway.etl.result_source import ResultSource
     from shardgate_gateway.etl.transform_record import TransformRecord
 
 
-class Kept:
+class Lab:
     """An Etl with results, and a count of the samples that user code saw."""
 
     def __init__(self, etl: Etl) -> None:
         self.etl = etl
         self.calls = etl.folder / "calls"
         self.calls.touch()
-        self.results = Results(etl.cache, etl.relay, etl.settings, Asked(etl.folder / "asked"))
+        self.delivery = Delivery(etl.cache, etl.relay, etl.registry, etl.settings, Asked(etl.folder / "asked"))
 
     async def register(self, policy: str) -> TransformRecord:
         def counted(sample: dict[str, Any], path: str = str(self.calls)) -> dict[str, Any]:
@@ -46,30 +48,23 @@ class Kept:
         return await self.etl.register(counted, name="counted", cache=policy)
 
     async def result(self, record: TransformRecord, args: str = "", **query: Any) -> ResultSource:
-        source = self.etl.source("a.tar")
-        version = await self.etl.cache.head(source)
-        return self.results.source([Stage(record, args)], source, version, Query(**query), request_id="test")
+        return await self.delivery.describe(recipe(record, args, **query), self.etl.source("a.tar"), Asker("test"))
 
     async def get(self, record: TransformRecord, **query: Any) -> bytes:
-        """As the HTTP layer does it."""
-        result = await self.result(record, **query)
-        if self.results.kept(result):
-            reading = await self.etl.cache.open(result)
-            try:
-                return await body(reading)
-            finally:
-                reading.aclose()
-        reading = await self.etl.cache.open(self.etl.source("a.tar"))
-        try:
-            async with aclosing(self.results.stream(result, reading)) as chunks:
-                return b"".join([bytes(chunk) async for chunk in chunks])
-        finally:
-            reading.aclose()
+        source = self.etl.source("a.tar")
+        async with self.delivery.open(recipe(record, **query), source, Asker("test")) as delivered:
+            if isinstance(delivered, Kept):
+                return await body(delivered.reading)
+            return b"".join([bytes(chunk) async for chunk in delivered.chunks])
 
     def seen(self) -> int:
         """Samples that were computed. Beside them each worker ran its first one twice, to compare."""
         pids = self.calls.read_text().split()
         return len(pids) - 2 * len(set(pids))
+
+
+def recipe(record: TransformRecord, args: str = "", **query: Any) -> Recipe:
+    return Recipe((Stage(record, args),), **query)
 
 
 async def body(reading: Reading) -> bytes:
@@ -86,38 +81,38 @@ async def body(reading: Reading) -> bytes:
 
 
 @asynccontextmanager
-async def kept_in(folder: Path, **settings: Any) -> AsyncIterator[Kept]:
+async def kept_in(folder: Path, **settings: Any) -> AsyncIterator[Lab]:
     async with etl_in(folder, **settings) as etl:
         etl.put("a.tar", shard(10))
-        kept = Kept(etl)
+        kept = Lab(etl)
         try:
             yield kept
         finally:
-            await kept.results.aclose()
+            await kept.delivery.aclose()
 
 
 @pytest.fixture
-async def kept(tmp_path: Path) -> AsyncIterator[Kept]:
+async def kept(tmp_path: Path) -> AsyncIterator[Lab]:
     async with kept_in(tmp_path) as kept:
         yield kept
 
 
-async def test_never_computes_for_every_reader(kept: Kept) -> None:
+async def test_never_computes_for_every_reader(kept: Lab) -> None:
     record = await kept.register("never")
     assert await kept.get(record) == await kept.get(record) == await kept.get(record)
     assert kept.seen() == 30
 
 
-async def test_always_computes_once(kept: Kept) -> None:
+async def test_always_computes_once(kept: Lab) -> None:
     record = await kept.register("always")
     assert await kept.get(record) == await kept.get(record) == await kept.etl.read(record, "a.tar")
     assert kept.seen() == 20  # once into the cache, and once by the comparison
 
 
-async def test_auto_keeps_a_small_result_at_the_first_request(kept: Kept) -> None:
+async def test_auto_keeps_a_small_result_at_the_first_request(kept: Lab) -> None:
     record = await kept.register("auto")
     first = await kept.get(record)
-    await eventually(lambda: not kept.results._keeping)
+    await eventually(lambda: not kept.delivery.copies._keeping)
     assert await kept.get(record) == first
     assert kept.seen() == 10
 
@@ -128,8 +123,8 @@ async def test_auto_never_takes_another_epoch_for_the_same_result_again(tmp_path
         record = await kept.register("auto")
         for epoch in range(3):
             result = await kept.result(record, epoch=epoch)
-            assert not kept.results.kept(result), epoch
-            assert kept.results.kept(result), epoch
+            assert not kept.delivery._is_to_be_kept(result), epoch
+            assert kept.delivery._is_to_be_kept(result), epoch
 
 
 async def test_auto_keeps_a_large_result_when_it_is_asked_for_again(tmp_path: Path) -> None:
@@ -145,10 +140,10 @@ async def test_what_was_asked_for_is_known_to_other_processes_and_after_a_restar
         record = await first.register("auto")
         await first.get(record)
     async with kept_in(tmp_path, small_result_bytes=1000) as second:
-        assert second.results.kept(await second.result(record))
+        assert second.delivery._is_to_be_kept(await second.result(record))
 
 
-async def test_each_part_of_the_identity_makes_another_result(kept: Kept) -> None:
+async def test_each_part_of_the_identity_makes_another_result(kept: Lab) -> None:
     one, two = await kept.register("auto"), await kept.etl.register(lambda sample: sample, name="other")
     queries = [{}, {"args": "x"}, {"seed": 1}, {"epoch": 1}]
     results = [await kept.result(record, **query) for record in (one, two) for query in queries]
@@ -159,13 +154,13 @@ async def test_each_part_of_the_identity_makes_another_result(kept: Kept) -> Non
     assert len({result.meta.etag for result in results}) == len(results)
 
 
-async def test_the_same_request_has_the_same_etag_before_anything_ran(kept: Kept) -> None:
+async def test_the_same_request_has_the_same_etag_before_anything_ran(kept: Lab) -> None:
     record = await kept.register("auto")
     assert (await kept.result(record, seed=1)).meta == (await kept.result(record, seed=1)).meta
     assert kept.seen() == 0
 
 
-async def test_an_old_result_is_never_served_for_new_code_under_the_same_name(kept: Kept) -> None:
+async def test_an_old_result_is_never_served_for_new_code_under_the_same_name(kept: Lab) -> None:
     old = await kept.etl.register(lambda sample: sample | {"txt": "old"}, name="train", cache="always")
     assert b"old" in await kept.get(await kept.etl.registry.resolve("train"))
     await kept.etl.register(lambda sample: sample | {"txt": "new"}, name="train", cache="always")
@@ -175,7 +170,7 @@ async def test_an_old_result_is_never_served_for_new_code_under_the_same_name(ke
     assert b"old" in await kept.get(old)
 
 
-async def test_a_result_of_an_object_that_changed_meanwhile_is_refused(kept: Kept) -> None:
+async def test_a_result_of_an_object_that_changed_meanwhile_is_refused(kept: Lab) -> None:
     record = await kept.register("always")
     result = await kept.result(record)
     kept.etl.put("a.tar", shard(11))
@@ -186,7 +181,7 @@ async def test_a_result_of_an_object_that_changed_meanwhile_is_refused(kept: Kep
         await result.open(if_match="another")
 
 
-async def test_any_part_of_a_result_can_be_computed_alone(kept: Kept) -> None:
+async def test_any_part_of_a_result_can_be_computed_alone(kept: Lab) -> None:
     record = await kept.register("never")
     whole = await kept.get(record)
     result = await kept.result(record)
@@ -198,7 +193,7 @@ async def test_any_part_of_a_result_can_be_computed_alone(kept: Kept) -> None:
             await stream.aclose()
 
 
-async def test_a_failed_result_is_not_kept(kept: Kept) -> None:
+async def test_a_failed_result_is_not_kept(kept: Lab) -> None:
     def fails(sample: dict[str, Any]) -> dict[str, Any]:
         if sample["__key__"] == "000007":
             raise ValueError("seven")
@@ -217,17 +212,17 @@ async def test_copies_of_results_hold_bounded_memory(tmp_path: Path) -> None:
         reading = await kept.etl.cache.open(kept.etl.source("a.tar"))
         streams = []
         for seed in range(12):  # readers that pause after their first bytes
-            stream = kept.results.stream(await kept.result(record, seed=seed), reading)
+            stream = kept.delivery._compute(await kept.result(record, seed=seed), reading)
             await anext(stream)
             streams.append(stream)
-        assert kept.results._held <= 8 * 300_000
+        assert kept.delivery.copies._held <= 8 * 300_000
         for stream in streams:
             await stream.aclose()
-        assert kept.results._held == 0
+        assert kept.delivery.copies._held == 0
         reading.aclose()
 
 
-async def test_a_copy_counts_until_it_is_in_the_cache(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_copy_counts_until_it_is_in_the_cache(kept: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     record = await kept.register("auto")
     arriving = asyncio.Event()
     prefetch = kept.etl.cache.prefetch
@@ -238,12 +233,12 @@ async def test_a_copy_counts_until_it_is_in_the_cache(kept: Kept, monkeypatch: p
 
     monkeypatch.setattr(kept.etl.cache, "prefetch", slow)
     reading = await kept.etl.cache.open(kept.etl.source("a.tar"))
-    stream = kept.results.stream(await kept.result(record, seed=77), reading)
+    stream = kept.delivery._compute(await kept.result(record, seed=77), reading)
     body = b"".join([bytes(chunk) async for chunk in stream])
     reading.aclose()
-    assert kept.results._held == len(body) > 0
+    assert kept.delivery.copies._held == len(body) > 0
     arriving.set()
-    await eventually(lambda: kept.results._held == 0)
+    await eventually(lambda: kept.delivery.copies._held == 0)
 
 
 def test_a_full_disk_costs_asked_its_memory_and_nobody_an_error(tmp_path: Path) -> None:
@@ -282,7 +277,7 @@ def test_asked_remembers_what_it_can_and_never_more(tmp_path: Path) -> None:
 
 
 async def test_a_reader_that_leaves_a_kept_result_does_not_stop_it_at_once(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch
+    kept: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fill, "UNWANTED_SECONDS", 60.0)
     record = await kept.register("always")
