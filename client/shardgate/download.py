@@ -24,7 +24,7 @@ from urllib3.exceptions import HTTPError
 from shardgate import wire
 from shardgate.errors import Busy, Conflict, GatewayUnreachable, ObjectChanged, TransferIncomplete, UpstreamFailed
 from shardgate.framing import FRAMING_HINT
-from shardgate.notices import notice_ended, notice_opened
+from shardgate.notices import notice_empty, notice_ended, notice_opened
 from shardgate.transport import Transport, framing_of, reason
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ ATTEMPTS = 5
 BACKOFF_SECONDS = 0.25
 """Before the second try; doubles."""
 CHUNK = 1 << 20
+TAR = "application/x-tar"
 READ_BYTES = 256 << 10
 """Most that is taken from a connection at once: more costs memory that is seldom filled."""
 PASSING = (Busy, UpstreamFailed, GatewayUnreachable)
@@ -73,6 +74,7 @@ class ObjectReader(io.RawIOBase):
         self._can_continue = bool(self.etag) and (self._is_remade or not is_weak)
         self._digest = xxhash.xxh3_128()
         """Of the bytes handed out, where the body may be made anew."""
+        self._has_only_zeros = self._is_remade and self.headers.get("Content-Type") == TAR
         notice_opened(target, self.headers)
 
     def readable(self) -> bool:
@@ -101,12 +103,9 @@ class ObjectReader(io.RawIOBase):
             if count == 0 and self.size is not None and self.position != self.size:
                 self._read_on(TransferIncomplete(f"{self.position} of {self.size} bytes came"))
                 continue
-            if self._is_remade:
-                self._digest.update(memoryview(buffer)[:count])
-            self.position += count
-            self._failures = self._failures if count == 0 else 0
+            self._take_in(memoryview(buffer)[:count])
             if not count:
-                notice_ended(self._label, self._response)
+                self._notice_end()
             return count
 
     def _read_some(self, buffer: bytearray | memoryview) -> int:
@@ -114,6 +113,22 @@ class ObjectReader(io.RawIOBase):
         data = self._response.read1(min(len(buffer), READ_BYTES))
         buffer[: len(data)] = data
         return len(data)
+
+    def _take_in(self, part: memoryview) -> None:
+        """Keep account of bytes that are handed out; none are the end."""
+        if self._is_remade:
+            self._digest.update(part)
+        if self._has_only_zeros:
+            self._has_only_zeros = not part.tobytes().strip(b"\0")
+        self.position += part.nbytes
+        if part.nbytes:
+            self._failures = 0
+
+    def _notice_end(self) -> None:
+        notice_ended(self._label, self._response)
+        if self._has_only_zeros and self.position:
+            self._has_only_zeros = False
+            notice_empty(self._label, self.headers[wire.TRANSFORM_HEADER], self._transport)
 
     def close(self) -> None:
         """Give the connection up; it is only kept for reuse after the last byte."""

@@ -10,14 +10,18 @@ import re
 import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from shardgate import wire
 from shardgate.chunks import gaps_of
+from shardgate.errors import ShardgateError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from urllib3 import BaseHTTPResponse
+
+    from shardgate.transport import Transport
 
 REMEMBERED = 65_536
 """Targets without an epoch that were opened, per process."""
@@ -55,6 +59,22 @@ def notice_opened(target: str, headers: Mapping[str, str]) -> None:
     warnings.warn(
         f"{target.partition('?')[0]} is read again without an epoch, and its transform draws random numbers: they are "
         "the same as the last time. Put epoch=N into its URL, as in expand_object_urls(..., epoch=N)",
+        ResultWarning,
+        stacklevel=4,
+    )
+
+
+def notice_empty(label: str, transform_id: str, transport: Transport) -> None:
+    """Warn of a result without samples, which is mostly a function that returns nothing."""
+    try:
+        stats = transport.json("GET", f"/v1/transforms/{quote(transform_id, safe='')}/stats")
+        count = 0 if stats["samples_out"] else int(stats["samples_in"])
+    except (ShardgateError, KeyError, TypeError, ValueError):  # a pipeline has no stats, or we may not read them
+        count = 0
+    samples = f"any of {count} samples" if count else "any sample of its shard"
+    warnings.warn(
+        f"{label} has no samples: the function of {transform_id} returned nothing for {samples}; "
+        "was `return sample` forgotten?",
         ResultWarning,
         stacklevel=4,
     )

@@ -110,7 +110,7 @@ class JobRun:
         seeds = Seeds(job)
         processor = SampleProcessor(self.package.manifest, self.function, job.args, seeds, self._clock, stats)
         self.reproducibility.begin_job(job)
-        index, end = job.sample, job.input
+        index, end, nothing = job.sample, job.input, 0
         for raw in self._timed(read_samples(self.source, self.label, index)):
             self._connection.poll()
             stats.samples_in += 1
@@ -120,6 +120,7 @@ class JobRun:
             self.greet()
             try:
                 pieces, count = self._process(processor, raw)
+                nothing += not count
             except SampleFailed as error:
                 self._sample_failed(raw, error)
                 pieces, count = [], 0
@@ -130,6 +131,13 @@ class JobRun:
             output.end_sample(wire.Checkpoint(index, end, whole, gap=stats.samples_gaps > 0))
             del raw, pieces  # or they would live until the next sample is read
         stats.samples_random += seeds.drew
+        if job.sample == 0 and nothing and nothing == stats.samples_in:
+            log.warning(
+                "%s: the function returned nothing for any of %d samples of %s; was `return sample` forgotten?",
+                self.job.request_id,
+                nothing,
+                self.label,
+            )
         self.source.finish()
         self.greet()
         output.write([end_of_archive(job.output + output.total)])

@@ -23,10 +23,12 @@ from shardgate import (
     EmbeddedGatewayError,
     GatewayUnreachable,
     NotFound,
+    ResultWarning,
     TransformFailed,
     WDTransform,
     embedded,
 )
+from shardgate.cli.etl import stats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,6 +106,24 @@ def test_samples_are_transformed_and_counted(client: Client) -> None:
     etl.delete()
     with pytest.raises(NotFound):
         etl.stats()
+
+
+def test_a_function_that_forgets_to_return_is_told_of(client: Client, capsys: pytest.CaptureFixture[str]) -> None:
+    def forgetful(sample: dict[str, Any]) -> None:
+        sample["txt"] = "changed"
+
+    etl = WDTransform(client, forgetful)
+    with pytest.warns(ResultWarning, match=r"s.tar has no samples: .*was `return sample` forgotten\?"):
+        etl.get(BUCKET, "s.tar")
+    assert "the function returned nothing for any of 20 samples of gcp://sharded-imagenet/s.tar; was" in etl.logs()
+    deadline = time.monotonic() + 30
+    while etl.stats()["samples_in"] < 20:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    with pytest.warns(ResultWarning, match="returned nothing for any of 20 samples"):
+        etl.get(BUCKET, "s.tar")
+    stats(etl.uuid, endpoint=client.endpoint)
+    assert "nothing came of any of" in capsys.readouterr().err
 
 
 def test_bytes_and_args_reach_the_function(client: Client) -> None:

@@ -166,6 +166,12 @@ def stats(
     """Samples, bytes and seconds by phase, summed over all requests."""
     counters = Client(endpoint, token).transforms.stats(transform_id)
     (print_json if as_json else print_pairs)(counters)
+    if (count := counters.get("samples_in")) and counters.get("samples_out") == 0:
+        print_warning(
+            f"nothing came of any of {count} samples",
+            "was `return sample` forgotten in the function? "
+            f"`shardgate etl logs {transform_id}` says which were left out for an error",
+        )
     if gaps := counters.get("samples_gaps"):
         print_warning(
             f"samples left out for want of time or memory, or because a worker died: {gaps}",
