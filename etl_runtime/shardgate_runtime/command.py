@@ -139,12 +139,12 @@ class CommandHost:
         ended = os.pidfd_open(program.pid)
         while not self._stopping and not select.select([ended], [], [], TICK_SECONDS)[0]:
             if self._is_idle():
-                log.info("idle for %g s", self._options.idle_seconds)
+                log.info("idle for %g s", self._options.idle_limit)
                 self._stopping = True
         os.close(ended)
 
     def _is_idle(self) -> bool:
-        limit = self._options.idle_seconds
+        limit = self._options.idle_limit
         if not limit or time.time() - os.fstat(self._in_use).st_mtime < limit:
             return False
         try:

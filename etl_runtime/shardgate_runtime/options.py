@@ -10,6 +10,8 @@ from shardgate_runtime.cgroup import memory_per_worker, processors
 
 TERMINATION_LOG = Path("/dev/termination-log")
 """Where Kubernetes takes a container's last words from."""
+SUPERSEDED = "superseded"
+"""A file in `run_dir`: the gateway has a newer version under this name."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Options:
     memory_bytes: int = 0
     ring_bytes: int = 8 << 20
     idle_seconds: float = 0
+    superseded_idle_seconds: float = 0
     stall_seconds: float = 0
     drain_seconds: float = 20
     parent: int = 0
@@ -33,6 +36,12 @@ class Options:
     token_file: Path | None = None
     status_port: int | None = None
     termination_log: Path | None = None
+
+    @property
+    def idle_limit(self) -> float:
+        """Seconds without a job after which to exit, as things are; 0 is never."""
+        is_superseded = self.superseded_idle_seconds and (self.run_dir / SUPERSEDED).exists()
+        return self.superseded_idle_seconds if is_superseded else self.idle_seconds
 
 
 def parse_options(arguments: list[str]) -> Options:
@@ -51,6 +60,7 @@ def parse_options(arguments: list[str]) -> Options:
     add("--memory-bytes", type=int, default=0, help="bytes a worker may allocate; 0 is its share of the container's")
     add("--ring-bytes", type=int, default=Options.ring_bytes, help="bytes of shared memory per worker; 0 is none")
     add("--idle-seconds", type=float, default=0, help="seconds without a job after which to exit; 0 is never")
+    add("--superseded-idle-seconds", type=float, default=0, help="the same while run-dir has a file `superseded`")
     add("--stall-seconds", type=float, default=0, help="limit for one sample of a transform that has none; 0 is none")
     add("--drain-seconds", type=float, default=Options.drain_seconds, help="after SIGTERM, for running jobs to end")
     add("--status-port", type=int, help="port of /healthz, /readyz, /status and /metrics; 0 takes a free one")

@@ -273,14 +273,15 @@ class Parent:
             self._kill_all()
 
     def _stop_if_idle(self) -> None:
-        if not self._options.idle_seconds or self._deadline:
+        limit = self._options.idle_limit
+        if not limit or self._deadline:
             return
         states = [slot.state() for slot in self._scoreboard.slots]
         idle = all(state is State.IDLE for _, state, _ in states)
         newest = max(since for _, _, since in states)
         connection_waits = select.select([self._listener], [], [], 0)[0]
-        if idle and clock.monotonic() - newest > self._options.idle_seconds and not connection_waits:
-            log.info("idle for %g s", self._options.idle_seconds)
+        if idle and clock.monotonic() - newest > limit and not connection_waits:
+            log.info("idle for %g s", limit)
             self._stop()
 
     def _kill_all(self) -> None:

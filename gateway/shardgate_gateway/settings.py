@@ -238,6 +238,12 @@ class EtlSettings(Group):
     idle_seconds: float = Field(
         600, gt=0, description="Seconds without a request after which a transform's workers stop."
     )
+    superseded_idle_seconds: float = Field(
+        30,
+        gt=0,
+        description="The same for a version whose name means a newer one: it can still be read by its id, and is "
+        "started again for that. A notebook makes a version each time a cell runs.",
+    )
     ring_bytes: Size = Field(8 * MIB, ge=MIB, description="Bytes of shared memory between one worker and the gateway.")
     memory_bytes: Size = Field(
         0,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from shardgate import wire
-from shardgate_gateway.errors import PackageInvalid
+from shardgate.text import safe_line
+from shardgate_gateway.errors import GatewayError, PackageInvalid
 from shardgate_gateway.etl.manifest_check import check_manifest
 
 if TYPE_CHECKING:
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from shardgate_gateway.etl.registry import Registry
     from shardgate_gateway.etl.runner import Runner
     from shardgate_gateway.etl.transform_record import TransformRecord
+
+log = logging.getLogger(__name__)
 
 
 class Registrar:
@@ -41,7 +45,18 @@ class Registrar:
         """
         # In a thread: half a gigabyte takes as long to read as many small requests to answer.
         manifest = await asyncio.to_thread(self._checked, package, options)
-        return await self._registry.add(manifest, package, options, created_by=created_by)
+        before = await self._registry.meaning(manifest.name)
+        record = await self._registry.add(manifest, package, options, created_by=created_by)
+        if before not in {"", record.id}:
+            await self._note(before, superseded=True)
+        await self._note(record.id, superseded=False)
+        return record
+
+    async def _note(self, id: str, *, superseded: bool) -> None:  # noqa: A002
+        try:
+            await self._runner.supersede(id, superseded=superseded)
+        except (GatewayError, OSError) as error:  # its workers end as late as any others
+            log.warning("can't note how long the workers of %s are kept: %s", id, safe_line(error, 200))
 
     def _checked(self, package: bytes, options: TransformOptions) -> wire.Manifest:
         manifest = self._read(package)

@@ -87,6 +87,10 @@ class Registry:
         self._lookups.clear()
         return replace(record_of(known), is_new=is_new)
 
+    async def meaning(self, name: str) -> str:
+        """The id of the transform that the name means now; empty where it means none. Raises LocalStorageError."""
+        return await self._database.read(lambda session: rows.meaning(session, name))
+
     async def find(self, name_or_id: str) -> TransformRecord:
         """The transform with this id, or the one that this name means now, whichever gateway was told so.
 

@@ -120,6 +120,13 @@ class Runner(ABC):
     async def stop(self, record: TransformRecord) -> None:
         """Stop a transform's runtime until `start`. Jobs that somebody still reads are lost."""
 
+    async def supersede(self, id: str, *, superseded: bool) -> None:  # noqa: A002, B027 (most have nothing to end)
+        """Its name means a newer version now (or means it again), so that its runtime is to end sooner (or later).
+
+        Raises:
+            GatewayError: It could not be noted.
+        """
+
     @abstractmethod
     async def remove(self, id: str) -> None:  # noqa: A002
         """Stop a transform's runtime and delete all that is kept for it, its logs too."""

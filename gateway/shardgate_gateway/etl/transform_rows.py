@@ -50,6 +50,11 @@ def learn(session: Session, known: TransformRecord, environment: dict[str, str] 
     return row
 
 
+def meaning(session: Session, name: str) -> str:
+    alias = session.get(AliasRow, name)
+    return alias.transform_id if alias is not None else ""
+
+
 def find(session: Session, name_or_id: str) -> TransformRow:
     row = session.get(TransformRow, name_or_id)
     if row is None:

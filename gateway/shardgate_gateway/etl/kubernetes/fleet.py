@@ -37,6 +37,7 @@ class Fleet:
         here: Where this gateway runs.
         max_waiting: Jobs per transform that may wait here.
         idle_seconds: Without demand, after which a transform may have no pod.
+        superseded_idle_seconds: The same for a version whose name means a newer one, even if pods of it were to stay.
         calm_seconds: For so long fewer pods must have been enough before there are fewer.
     """
 
@@ -48,6 +49,7 @@ class Fleet:
         here: Here,
         max_waiting: int,
         idle_seconds: float,
+        superseded_idle_seconds: float,
         calm_seconds: float,
     ) -> None:
         self._api = api
@@ -55,6 +57,7 @@ class Fleet:
         self._here = here
         self._max_waiting = max_waiting
         self._idle_seconds = idle_seconds
+        self._superseded_idle_seconds = superseded_idle_seconds
         self._calm_seconds = calm_seconds
         self._dispatchers: dict[str, Dispatcher] = {}
         self._ids: dict[str, str] = {}
@@ -123,4 +126,6 @@ class Fleet:
     def _bounds(self, deployment: Object) -> Bounds:
         scaling = json.loads(annotations_of(deployment).get(names.ANNOTATION_SCALING, UNSCALED))
         fewest, most, workers = scaling["min"], scaling["max"], scaling["workers"]
+        if names.ANNOTATION_SUPERSEDED in annotations_of(deployment):
+            return Bounds(0, most, workers, self._superseded_idle_seconds, self._calm_seconds)
         return Bounds(fewest, most, workers, self._idle_seconds, self._calm_seconds)

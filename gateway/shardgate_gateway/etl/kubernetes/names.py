@@ -39,6 +39,9 @@ ANNOTATION_IDLE = "shardgate.io/idle"
 ANNOTATION_AWAKE = "shardgate.io/awake"
 """When it was last woken from zero, in ISO 8601: idle it can only have been since then."""
 
+ANNOTATION_SUPERSEDED = "shardgate.io/superseded"
+"""When its name began to mean a newer version, in ISO 8601: it gets no pods that nobody asks for."""
+
 
 def object_name(instance: str, transform_id: str) -> str:
     """The name of the Deployment, Service and Secret: unique, and a DNS label that begins with a letter."""

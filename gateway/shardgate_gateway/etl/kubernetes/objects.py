@@ -130,6 +130,15 @@ class Objects:
     async def stop(self, deployment: Object) -> bool:
         return await self._change(deployment, 0, _AWAKE | {names.ANNOTATION_STOPPED: _now()})
 
+    async def supersede(self, deployment: Object, *, superseded: bool) -> None:
+        """Note that its name means a newer version now, or means it again. Raises KubernetesError."""
+        note = {names.ANNOTATION_SUPERSEDED: _now() if superseded else None}
+        try:
+            await self._api.patch(DEPLOYMENT, deployment["metadata"]["name"], {"metadata": {"annotations": note}})
+        except KubernetesError as error:
+            if error.status != NOT_FOUND:
+                raise
+
     async def delete(self, name: str) -> None:
         """Delete all objects of this name; the Deployment last, for by it orphans are found."""
         await asyncio.gather(*(self._api.delete(kind, name) for kind in (SERVICE, SECRET)))

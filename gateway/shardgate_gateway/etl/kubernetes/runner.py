@@ -173,6 +173,13 @@ class KubernetesRunner(Runner):
                 await self._objects.stop(deployment)
             await self._view.wait_for_change(record.id, LOOK_SECONDS)
 
+    async def supersede(self, id: str, *, superseded: bool) -> None:  # noqa: A002
+        await self._synced()
+        deployment = self._view.deployment(id)
+        noted = names.ANNOTATION_SUPERSEDED in annotations_of(deployment) if deployment is not None else superseded
+        if deployment is not None and noted != superseded:
+            await self._objects.supersede(deployment, superseded=superseded)
+
     async def remove(self, id: str) -> None:  # noqa: A002
         self._refused.pop(id, None)
         await self._objects.delete((await self._objects.manifests()).name(id))
@@ -350,6 +357,7 @@ async def open_runner(
             here=here,
             max_waiting=etl.max_waiting,
             idle_seconds=etl.idle_seconds,
+            superseded_idle_seconds=min(etl.idle_seconds, etl.superseded_idle_seconds),
             calm_seconds=kubernetes.calm_seconds,
         )
         url = kubernetes.gateway_url or settings.serve.public_url

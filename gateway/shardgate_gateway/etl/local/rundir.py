@@ -6,6 +6,7 @@
     status.json   what the runtime says of itself
     worker.sock   where it listens
     stopped       is there if somebody stopped it: it stays so until somebody starts it
+    superseded    is there if its name means a newer version: the runtime ends sooner when nobody asks for it
     package       what it runs
     in-use        of a container: held by each of its requests, and by its host when it ends because there are none
     work/         the working directory of user code
@@ -41,6 +42,7 @@ PACKAGE = "package"
 STATUS = "status.json"
 IN_USE = "in-use"
 STOPPED = "stopped"
+SUPERSEDED = "superseded"
 START_LOCK = "start.lock"
 WORK = "work"
 CHUNK = 1 << 20
@@ -100,6 +102,13 @@ class RunDir:
             (self.path / STOPPED).touch(mode=0o600)
         else:
             _remove(self.path / STOPPED)
+
+    def set_superseded(self, superseded: bool) -> None:
+        """Note it where there is a folder, and so perhaps a runtime. Raises OSError."""
+        if not superseded:
+            _remove(self.path / SUPERSEDED)
+        elif self.path.exists():
+            (self.path / SUPERSEDED).touch(mode=0o600)
 
     def write_package(self, package: bytes) -> None:
         """Call it with the start lock: what a writer left that was killed is removed."""

@@ -122,6 +122,10 @@ class LocalRunner(Runner):
     async def stop(self, record: TransformRecord) -> None:
         await self._runtime(record.id).stop()
 
+    async def supersede(self, id: str, *, superseded: bool) -> None:  # noqa: A002
+        """All gateway processes of this machine share the runtime, and this note for it."""
+        await asyncio.to_thread(self._runtime(id).folder.set_superseded, superseded)
+
     async def remove(self, id: str) -> None:  # noqa: A002
         await self._runtime(id).remove()
         del self._runtimes[id]
@@ -158,6 +162,7 @@ class LocalRunner(Runner):
             "memory-bytes": memory,
             "ring-bytes": settings.ring_bytes,
             "idle-seconds": settings.idle_seconds,
+            "superseded-idle-seconds": min(settings.idle_seconds, settings.superseded_idle_seconds),
             "stall-seconds": settings.progress_timeout,
             "parent": os.getpid(),
         }
