@@ -12,7 +12,11 @@ from shardgate_gateway import supervisor
 from shardgate_gateway.errors import GatewayError
 from shardgate_gateway.settings import load, parse_bucket
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 @app.command()
@@ -21,13 +25,13 @@ def serve(
     bucket: Annotated[
         list[str] | None, typer.Option(metavar="PROVIDER://NAME=WHERE", help="Serve this bucket; may be given again.")
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
-    port: Annotated[int | None, typer.Option(help="0 picks a free one.", show_default="51080")] = None,
-    workers: Annotated[int | None, typer.Option(help="Gateway processes.", show_default="1")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="51080; 0 picks a free one.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Gateway processes; 1.")] = None,
     cache_dir: Annotated[Path | None, typer.Option(help="Folder of the cache.")] = None,
     state_dir: Annotated[Path | None, typer.Option(help="Folder of the registry and of the packages.")] = None,
     token: Annotated[
-        str | None, typer.Option(help="Bearer token to demand; better in SHARDGATE_SERVE__TOKEN.", show_default="none")
+        str | None, typer.Option(help="Bearer token to demand; none. Better in SHARDGATE_SERVE__TOKEN.")
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings; see docs/settings.md.")] = None,
 ) -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fake_gateway import FakeGateway
 
 LONG = "experiments/2026-11-27/" + "run-with-a-fairly-long-description-" * 5 + "[x].tar"
@@ -70,7 +72,9 @@ def test_bar_and_result_are_in_the_same_units(
     assert ("━" in shown) is not chunked, "a bar without a known end looks full"
 
 
-@pytest.mark.parametrize("words", [(), ("get",), ("etl",), ("etl", "init"), ("cache", "prefetch"), ("demo",)])
+@pytest.mark.parametrize(
+    "words", [(), ("get",), ("etl",), ("etl", "init"), ("cache", "prefetch"), ("demo",), ("serve",)]
+)
 def test_each_command_has_a_short_help_flag_and_plain_arguments(words: tuple[str, ...]) -> None:
     shown = output_of(*words, "-h")
     assert "Usage: shardgate" in shown
@@ -85,3 +89,17 @@ def test_a_shell_can_complete_commands() -> None:
     completed = output_of(_SHARDGATE_COMPLETE="complete_bash", COMP_WORDS="shardgate etl st", COMP_CWORD="2")
     assert completed.split() == ["stats", "start", "stop"]
     assert "complete_bash" in output_of("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+
+
+def test_a_warning_is_a_message_like_any_other(gateway: FakeGateway, tmp_path: Path) -> None:
+    (tmp_path / "etl.py").write_text("def f(sample):\n    return sample if sample else nowhere(sample)\n")
+    done = subprocess.run(
+        [*COMMAND, "etl", "init", "etl.py:f"],
+        cwd=tmp_path,
+        env={**os.environ, "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == "warning: f uses nowhere, which is not defined; it fails where it gets there\n"
+    assert done.stdout.strip() in gateway.packages

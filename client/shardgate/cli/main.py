@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -17,10 +18,11 @@ import shardgate
 from shardgate.cli import objects
 from shardgate.cli.cache import cache
 from shardgate.cli.etl import etl
-from shardgate.cli.output import print_error
+from shardgate.cli.output import print_error, print_warning
 from shardgate.errors import ShardgateError
 from shardgate.extras import require
 from shardgate.local_gateway import gateway_command
+from shardgate.notices import CaptureWarning, ResultWarning
 
 INTERRUPTED = 130
 PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -74,8 +76,24 @@ def demo(
     run(output, samples=samples, shards=shards)
 
 
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print ours as the other messages of a command; where in this package they come from says nothing to its user."""
+    if issubclass(category, CaptureWarning | ResultWarning):
+        print_warning(str(message))
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=file or sys.stderr)
+
+
 def app() -> None:
     """Run the command line; errors are one message and a hint, never a traceback."""
+    warnings.showwarning = _show_warning
     try:
         cli(prog_name="shardgate")
     except KeyboardInterrupt:

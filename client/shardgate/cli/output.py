@@ -65,11 +65,12 @@ def _print_plain(rows: Sequence[Sequence[str]]) -> None:
         sys.stdout.write("  ".join(padded).rstrip() + "\n")
 
 
-def print_warning(message: str, hint: str) -> None:
+def print_warning(message: str, hint: str = "") -> None:
     """Say on stderr what is no failure of this command, and what can be done."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     console.print(f"[bold yellow]warning:[/] {escape(message)}")
-    console.print(f"[bold]hint:[/] {escape(hint)}")
+    if hint:
+        console.print(f"[bold]hint:[/] {escape(hint)}")
 
 
 def print_error(error: Exception) -> int:
