@@ -95,7 +95,11 @@ _LAZY = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return import_module("importlib.metadata").version("shardgate")
+        metadata = import_module("importlib.metadata")
+        try:
+            return metadata.version("shardgate")
+        except metadata.PackageNotFoundError:  # a folder on the path, not an installation
+            return "unknown"
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -57,8 +57,8 @@ def _check_class(kind: type) -> None:
                 f"each worker makes an instance of {kind.__qualname__} without arguments: {error}",
                 hint="give the parameters defaults, pass an instance, or a functools.partial of a function",
             ) from None
-    called = kind.__call__
-    signature = _signature(called) if isinstance(called, types.FunctionType) else None
+    called: Any = kind.__call__
+    signature = _signature(called) if _has_plain_call(kind) else None
     if signature is not None and (parameters := list(signature.parameters.values())):
         own = signature.replace(parameters=parameters[1:]) if parameters[0].kind in _POSITIONAL else signature
         _check_parameters(f"{kind.__qualname__}.__call__", kind, own)
@@ -72,10 +72,17 @@ def _signature(function: Any) -> inspect.Signature | None:
     inner = _innermost(function)
     if hasattr(inner, "__signature__") or (inner is function and is_importable(inner)):
         return None
+    if not isinstance(inner, type | types.FunctionType | types.MethodType) and not _has_plain_call(type(inner)):
+        return None
     try:
         return inspect.signature(function, follow_wrapped=False)
     except (TypeError, ValueError):  # a builtin does not tell
         return None
+
+
+def _has_plain_call(kind: type) -> bool:
+    """Whether instances are called by a method; `inspect` misreads a static one."""
+    return isinstance(inspect.getattr_static(kind, "__call__", None), types.FunctionType)
 
 
 def _check_parameters(name: str, function: Callable[..., Any], signature: inspect.Signature) -> None:
@@ -162,7 +169,7 @@ def _names(code: types.CodeType) -> Iterator[str]:
 def _stored(code: types.CodeType) -> Iterator[str]:
     for one in _codes(code):
         for instruction in dis.get_instructions(one):
-            if instruction.opname in {"STORE_GLOBAL", "STORE_NAME", "DELETE_GLOBAL"}:
+            if instruction.opname in {"STORE_GLOBAL", "STORE_NAME", "STORE_ATTR"}:
                 yield instruction.argval
 
 

@@ -54,6 +54,12 @@ class TwoMore:
         return sample, crop, size
 
 
+class Static:
+    @staticmethod
+    def __call__(sample: Any) -> Any:
+        return sample
+
+
 class UsesUndefined:
     def __call__(self, sample: Any) -> Any:
         return nowhere(sample)
@@ -89,6 +95,8 @@ def test_parameters_that_nobody_passes_are_told_at_once(function: Any, said: str
         with_size(three),
         NeedsWeights("w"),
         NeedsWeights("w").__call__,
+        Static,
+        Static(),
         functools.lru_cache(lambda sample: sample),
         bytes.upper,
         str,
@@ -157,6 +165,11 @@ def class_body(sample):
             return __class__, self.b, __name__
     return Inner
 
+def by_attribute(sample):
+    import sys
+    sys.modules[__name__].model_of_module = 1
+    return model_of_module
+
 def nested(sample):
     def inner():
         nonlocal sample
@@ -190,7 +203,17 @@ def annotated(sample: "Undefined") -> "AlsoUndefined":
     value: int = 3
     return value, sorted(sample, key=lambda one: -one)
 """
-FUNCTIONS = ["comprehension", "class_body", "nested", "later", "dynamic", "walrus", "generator", "annotated"]
+FUNCTIONS = [
+    "by_attribute",
+    "comprehension",
+    "class_body",
+    "nested",
+    "later",
+    "dynamic",
+    "walrus",
+    "generator",
+    "annotated",
+]
 
 
 @pytest.fixture

@@ -48,8 +48,15 @@ def test_a_pipe_gets_whole_names(gateway: FakeGateway) -> None:
     assert f"  {LONG}\n" in output_of("ls", "gcp://b")
     assert LONG in output_of("ls", "gcp://b", FORCE_COLOR="1")
     gateway.packages["loud-0"] = b""
-    gateway.facts = {"digest": "0123456789abcdef" * 4, "created_at": "2026-11-27T13:24:17.552973+00:00"}
-    assert gateway.facts["digest"] in output_of("etl", "show", "loud-0")
+    gateway.facts = {
+        "source": "def f(sample):\n    return sample\n",
+        "digest": "0123456789abcdef" * 4,
+        "created_at": "2026-11-27T13:24:17.552973+00:00",
+    }
+    shown = output_of("etl", "show", "loud-0")
+    assert gateway.facts["digest"] in shown
+    first, second = (shown.partition(line)[0].rpartition("\n")[2] for line in ("def f", "return sample"))
+    assert len(second) == len(first) + 4, "the lines of a cell stay below each other"
 
 
 def test_a_narrow_terminal_folds_names_and_cuts_none(gateway: FakeGateway) -> None:

@@ -59,10 +59,11 @@ def print_pairs(data: dict[str, Any]) -> None:
 
 
 def _print_plain(rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
+    widths = [max(map(cell_len, column)) for column in list(zip(*rows, strict=True))[:-1]]
+    margin = "\n" + " " * (sum(widths) + 2 * len(widths))
+    for *row, last in rows:
         padded = (cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True))
-        sys.stdout.write("  ".join(padded).rstrip() + "\n")
+        sys.stdout.write("  ".join((*padded, last.replace("\n", margin))).rstrip() + "\n")
 
 
 def print_warning(message: str, hint: str = "") -> None:
