@@ -149,7 +149,7 @@ def _called(target: Any) -> object:
 
 
 def _advice(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, known, 1)
+    close = difflib.get_close_matches(name, known, 1, cutoff=0.75)
     return f"did you mean {close[0]}?" if close else "define or import it first: a function is sent as it is now"
 
 

@@ -6,6 +6,7 @@ other HTTP reader. Everything else is one request each, or one transfer that ver
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -371,6 +372,8 @@ def _opaque(etag: str) -> str:
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """A file beside `path` that takes its place on success, and is gone on failure."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "there is no such folder", str(path.parent))
     with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".part", delete=False) as file:
         try:
             yield file

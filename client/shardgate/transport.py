@@ -30,6 +30,7 @@ from shardgate.framing import BODYLESS, FRAMING_HINT, Framing, framing
 from shardgate.pools import pool_manager
 from shardgate.reach import Reach
 from shardgate.text import safe_line, safe_text
+from shardgate.tracebacks import Concise
 from shardgate.urls import OBJECTS
 
 if TYPE_CHECKING:
@@ -170,7 +171,8 @@ class Transport:
 
     def json(self, method: str, target: str, **options: Any) -> Any:
         """Send, and decode the JSON answer; None where it is empty. Takes the options of `request`."""
-        text = self.read(method, target, **options)
+        with Concise():
+            text = self.read(method, target, **options)
         return json.loads(text) if text else None
 
     def read(self, method: str, target: str, **options: Any) -> bytes:

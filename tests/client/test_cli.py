@@ -75,7 +75,7 @@ def test_several_objects_are_got_by_braces_and_wildcards_into_a_folder(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a-0.tar", "a-1.tar", "a-2.tar", "z[1].tar"]
     assert run("get", "gcp://b/a-{0..1}.tar") == 0
     assert (tmp_path / "a-1.tar").read_bytes() == b"a-1.tar"
-    capsys.readouterr()
+    assert "\n\n" not in capsys.readouterr().err, "a bar in a pipe is no empty line"
     assert run("ls", "gcp://b/a-?.tar") == 0
     assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == ["NAME", "a-0.tar", "a-1.tar"]
     assert run("rm", "gcp://b/**a-?.tar", "gcp://b/a-0.tar") == 0
@@ -273,7 +273,8 @@ def test_prefetch_and_evict_take_braces_and_prefixes(run: Run, gateway: FakeGate
         (("get", "gcp://b/[z-a]"), 1, "is not a pattern"),
         (("ls", "bucket"), 1, "gcp://bucket/key"),
         (("ls", "ftp://bucket"), 1, "unknown provider"),
-        (("put", "no-such-file", "gcp://b/k"), 1, "No such file"),
+        (("put", "no-such-file", "gcp://b/k"), 1, "error: no-such-file: No such file"),
+        (("get", "gcp://b/k", "no-such-folder/k"), 1, "error: no-such-folder: there is no such folder"),
         (("etl", "init", "nothing.py:f"), 1, "FILE:FUNCTION"),
         (("etl", "show", "nothing"), 4, "no transform nothing"),
         (("cache", "prefetch", "gcp://b/{1..1000000000}"), 1, "more than 1,000,000"),
@@ -282,8 +283,9 @@ def test_prefetch_and_evict_take_braces_and_prefixes(run: Run, gateway: FakeGate
     ],
 )
 def test_failures_are_one_message_and_an_exit_code(
-    run: Run, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], code: int, said: str
+    run: Run, gateway: FakeGateway, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], code: int, said: str
 ) -> None:
+    gateway.objects["gcp://b/k"] = b""
     assert run(*words) == code
     printed = capsys.readouterr()
     assert said in printed.err

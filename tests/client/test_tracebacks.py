@@ -85,8 +85,9 @@ def test_the_log_shows_the_lines_of_a_function_that_failed(tmp_path: Path) -> No
     assert 'File "<buggy>", line 3, in buggy\n    sample["cls"] = helper(\n' in printed, printed
 
 
-def test_a_gateway_that_is_down_is_no_screenful(tmp_path: Path) -> None:
-    printed = stderr_of('shardgate.Client("http://127.0.0.1:1").get("gcp://b", "k")', tmp_path)
+@pytest.mark.parametrize("call", ['get("gcp://b", "k")', "buckets()", 'transforms.show("t")'])
+def test_a_gateway_that_is_down_is_no_screenful(tmp_path: Path, call: str) -> None:
+    printed = stderr_of(f'shardgate.Client("http://127.0.0.1:1").{call}', tmp_path)
     assert "GatewayUnreachable: no answer from http://127.0.0.1:1" in printed
     assert "is `shardgate serve` running" in printed
     assert len(printed.splitlines()) <= 12, printed

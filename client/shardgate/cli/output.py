@@ -77,7 +77,7 @@ def print_warning(message: str, hint: str = "") -> None:
 def print_error(error: Exception) -> int:
     """Say what went wrong on stderr, and return the exit code for it."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    message = error.message if isinstance(error, ShardgateError) else str(error)
+    message = error.message if isinstance(error, ShardgateError) else _told(error)
     console.print(f"[bold red]error:[/] {escape(message)}")
     if isinstance(error, ShardgateError) and error.hint:
         console.print(f"[bold]hint:[/] {escape(error.hint)}")
@@ -88,11 +88,20 @@ def print_error(error: Exception) -> int:
     return NOT_FOUND if isinstance(error, NotFound) else FAILED
 
 
+def _told(error: Exception) -> str:
+    """An error of the system, without its number."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
 @contextmanager
 def byte_bar(title: str, total: int | None) -> Iterator[Callable[[int, int | None], None]]:
     """A bar of bytes; call what it yields with the bytes so far and the total."""
     columns = (TextColumn("{task.description}"), _Bar(), _Amount(), _Speed())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    # In a pipe it would be an empty line.
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(escape(title), total=total)
         yield lambda done, size: progress.update(task, completed=done, total=size)
 
@@ -101,7 +110,9 @@ def byte_bar(title: str, total: int | None) -> Iterator[Callable[[int, int | Non
 def count_bar(title: str, total: int) -> Iterator[Callable[[], None]]:
     """A bar of things done; call what it yields after each."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    # In a pipe it would be an empty line.
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(escape(title), total=total)
         yield lambda: progress.advance(task)
 
