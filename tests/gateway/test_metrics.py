@@ -141,6 +141,14 @@ def test_the_latency_histogram_has_the_answers_from_memory_too(gateway: GatewayP
     assert value(gateway, "shardgate_http_fast_total") > 0
 
 
+async def test_answers_from_memory_are_added_up_with_the_time_that_they_took() -> None:
+    seconds = metrics.DURATION.labels("objects")
+    before = seconds._sum.get(), seconds._buckets[0].get()
+    metrics.observe_fast(seconds, 3, 0.0006)
+    assert seconds._sum.get() - before[0] == pytest.approx(0.0006)
+    assert seconds._buckets[0].get() - before[1] == 3
+
+
 def test_the_program_and_its_processes_are_told(gateway: GatewayProcess) -> None:
     said = text(gateway)
     assert re.search(r'^shardgate_build_info\{python="3\.\d+\.\d+\S*",version="\d\S*"\} 1\.0$', said, re.MULTILINE)
