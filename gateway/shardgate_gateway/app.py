@@ -1,7 +1,8 @@
 """One gateway process, and the one place where everything is put together.
 
-`build` walks up the house: stores, cache, registry, runner, relay, HTTP. `serve` runs what it built until it is told to
-stop, then drains: no new connections, running answers end, and what is not done after `serve.drain_seconds` is reset.
+`build` walks up the house: stores, cache, registry, runner, relay, and then the features that stand on them. `serve`
+runs what it built until it is told to stop, then drains: no new connections, running answers end, and what is not done
+after `serve.drain_seconds` is reset.
 The supervisor starts `python -m shardgate_gateway.app`, with the settings on stdin and the listening socket as an
 inherited descriptor.
 """
@@ -19,6 +20,7 @@ import shutil
 import signal
 import socket
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import uvloop
@@ -32,15 +34,10 @@ from shardgate_gateway.cluster.dns import DnsMembership
 from shardgate_gateway.cluster.heat import Heat
 from shardgate_gateway.cluster.membership import Member, Membership, StaticMembership
 from shardgate_gateway.cluster.peers import Peers
-from shardgate_gateway.cluster.slices import SliceMembership
 from shardgate_gateway.confidential import hide
 from shardgate_gateway.errors import GatewayError
 from shardgate_gateway.etl.asked import Asked
 from shardgate_gateway.etl.delivery import Delivery
-from shardgate_gateway.etl.environments import Environments
-from shardgate_gateway.etl.kubernetes.demand import DemandBoard
-from shardgate_gateway.etl.kubernetes.gather import Gather
-from shardgate_gateway.etl.kubernetes.runner import open_runner
 from shardgate_gateway.etl.local.orphans import adopt_orphans
 from shardgate_gateway.etl.local.process import is_for_workers
 from shardgate_gateway.etl.local.runner import LocalRunner
@@ -48,11 +45,12 @@ from shardgate_gateway.etl.packages import Packages
 from shardgate_gateway.etl.registration import Registrar
 from shardgate_gateway.etl.registry import Registry
 from shardgate_gateway.etl.relay import Relay
+from shardgate_gateway.features import cache_admin, demand, environments, transforms
 from shardgate_gateway.http.accept import Acceptor
-from shardgate_gateway.http.routes import Front
+from shardgate_gateway.http.core_routes import core_routes
+from shardgate_gateway.http.router import Router
 from shardgate_gateway.http.server import Server
-from shardgate_gateway.http.service import Service
-from shardgate_gateway.kube.client import open_api
+from shardgate_gateway.kernel import Kernel, Traffic
 from shardgate_gateway.log_format import set_up_logging
 from shardgate_gateway.metrics import WORKER_NUMBER
 from shardgate_gateway.objects.buckets import Bucket, Buckets
@@ -70,14 +68,18 @@ from shardgate_gateway.stores.upload_memory import UploadMemory
 from shardgate_gateway.tokens import Tokens
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     from shardgate_gateway.cache.cache import CacheStat
     from shardgate_gateway.etl.runner import Runner
+    from shardgate_gateway.feature import Feature
+    from shardgate_gateway.http.route import Route
     from shardgate_gateway.stores.base import Store
 
 log = logging.getLogger("shardgate_gateway.app")  # it runs as __main__
 
+FEATURES: Sequence[Feature] = (transforms.FEATURE, cache_admin.FEATURE, environments.FEATURE, demand.FEATURE)
+"""What stands on the kernel. A feature is added and removed here."""
 PR_SET_PDEATHSIG = 1
 BAD_SETTINGS = 2
 """Exit status of a process that can't be put together as it is set up."""
@@ -100,93 +102,122 @@ async def serve(settings: Settings, listener: socket.socket, stop: asyncio.Event
         ready: Descriptor that gets a byte when requests are answered.
     """
     host, port = listener.getsockname()[:2]
-    async with build(settings, endpoint=f"http://{_bracketed(host)}:{port}") as service:
-        server = Server(service, Front(service))
+    async with build(settings, endpoint=f"http://{_bracketed(host)}:{port}") as gateway:
+        server = Server(gateway.kernel, Router(gateway.kernel, gateway.routes))
         acceptor = Acceptor(listener, server)
         acceptor.start()
         os.write(ready, b"1")
         os.close(ready)
         await stop.wait()
-        service.draining = True
+        gateway.kernel.traffic.draining = True
         await asyncio.sleep(settings.serve.linger_seconds)
         acceptor.stop()
-        await drain(service, server)
+        await drain(gateway.kernel.traffic, server, settings.serve.drain_seconds)
 
 
-async def drain(service: Service, server: Server) -> None:
-    if service.running:
-        log.info("draining: %d requests are being answered", service.running)
-        service.idle.clear()
+async def drain(traffic: Traffic, server: Server, seconds: float) -> None:
+    """Let the answers end that are under way, and break off those that take longer than `seconds`."""
+    if traffic.running:
+        log.info("draining: %d requests are being answered", traffic.running)
+        traffic.idle.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(service.idle.wait(), service.settings.serve.drain_seconds)
+            await asyncio.wait_for(traffic.idle.wait(), seconds)
     server.pre_shutdown()
     await server.shutdown(ABORT_SECONDS)
     server.hot.flush()
 
 
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A gateway that was put together."""
+
+    kernel: Kernel
+    routes: Sequence[Route]
+
+
 @contextlib.asynccontextmanager
-async def build(settings: Settings, *, endpoint: str) -> AsyncIterator[Service]:
+async def build(settings: Settings, *, endpoint: str, features: Sequence[Feature] = FEATURES) -> AsyncIterator[Gateway]:
     """Put the gateway together, and take it apart in the reverse order.
 
     Args:
         settings: All of them.
         endpoint: How workers on this machine reach this gateway.
+        features: What stands on the kernel.
 
     Raises:
         BadRequest: A setting can't be used.
         LocalStorageError: The cache or state folder can't be used.
     """
+    async with contextlib.AsyncExitStack() as stack:
+        kernel = await _open_kernel(settings, endpoint, stack)
+        mounts = [await stack.enter_async_context(feature.open(kernel)) for feature in features]
+        routes = [*core_routes(kernel), *(route for mount in mounts for route in mount.routes)]
+        yield Gateway(kernel, routes)
+
+
+async def _open_kernel(settings: Settings, endpoint: str, stack: contextlib.AsyncExitStack) -> Kernel:
     tokens = Tokens(settings.auth, settings.serve.token)
     uploads = UploadMemory(settings.serve.upload_memory_bytes, settings.serve.upload_stall_seconds)
-    async with contextlib.AsyncExitStack() as stack:
-        buckets = []
-        for name, bucket in settings.buckets.items():
-            store = Measured(open_store(name, bucket, settings.upstream, uploads), label=name)
-            stack.push_async_callback(store.aclose)
-            buckets.append(Bucket(*split_bucket(name), store, bucket))
-        cache = Cache(settings.cache, settings.upstream)
-        await cache.start()
-        if _speaks_for_all():
-            _log_cache(settings, await cache.stat())
-            looking = asyncio.create_task(check_buckets([(str(b), b.settings, b.store) for b in buckets]))
-            stack.push_async_callback(_end, looking)
-        stack.push_async_callback(cache.aclose)
-        calls = await _open_cluster(settings, tokens, endpoint, stack)
-        objects = Objects(cache, Ownership(calls))
-        board = DemandBoard(settings.state.dir / "demand", os.environ.get(WORKER_NUMBER, "0"))
-        demands = Gather(board, calls.peers if calls else None, Credentials(tokens, _name(settings)))
-        registry, environments, runner = await _open_etl(settings, tokens, board, demands, stack)
-        relay = Relay(
-            runner,
-            registry,
-            settings.etl,
-            endpoint=settings.cluster.url or settings.serve.public_url or endpoint,
-            sign=lambda scopes: tokens.mint("etl", scopes, seconds=settings.etl.progress_timeout + JOB_SECONDS),
-            seal=tokens.seal,
-        )
-        delivery = Delivery(cache, relay, registry, settings.etl, Asked(settings.cache.dir / "asked"))
-        stack.push_async_callback(delivery.aclose)
-        yield Service(
-            settings=settings,
-            tokens=tokens,
-            buckets=Buckets(buckets),
-            cache=cache,
-            objects=objects,
-            registry=registry,
-            registrar=Registrar(registry, runner, settings.etl.package_bytes),
-            environments=environments,
-            runner=runner,
-            delivery=delivery,
-            name=_name(settings),
-            demand=board,
-            uploads=uploads,
-            max_connections=settings.serve.max_connections or _descriptors() // DESCRIPTORS_PER_CONNECTION,
-        )
+    buckets = _open_buckets(settings, uploads, stack)
+    cache = await _open_cache(settings, buckets, stack)
+    calls = await _open_cluster(settings, tokens, endpoint, stack)
+    database, payloads = await _open_state(settings, stack)
+    packages = Packages(database, payloads, is_own_store=not settings.state.packages)
+    registry = Registry(database, packages)
+    stack.push_async_callback(registry.aclose)
+    packages.start()
+    stack.push_async_callback(packages.aclose)
+    runner = await _open_runner(settings, tokens, payloads, registry, calls, stack)
+    relay = Relay(
+        runner,
+        registry,
+        settings.etl,
+        endpoint=settings.cluster.url or settings.serve.public_url or endpoint,
+        sign=lambda scopes: tokens.mint("etl", scopes, seconds=settings.etl.progress_timeout + JOB_SECONDS),
+        seal=tokens.seal,
+    )
+    delivery = Delivery(cache, relay, registry, settings.etl, Asked(settings.cache.dir / "asked"))
+    stack.push_async_callback(delivery.aclose)
+    return Kernel(
+        settings=settings,
+        name=_name(settings),
+        tokens=tokens,
+        buckets=Buckets(buckets),
+        cache=cache,
+        objects=Objects(cache, Ownership(calls)),
+        registry=registry,
+        registrar=Registrar(registry, runner, settings.etl.package_bytes),
+        runner=runner,
+        delivery=delivery,
+        database=database,
+        payloads=payloads,
+        uploads=uploads,
+        traffic=Traffic(settings.serve.max_connections or _descriptors() // DESCRIPTORS_PER_CONNECTION),
+    )
 
 
-async def _open_etl(
-    settings: Settings, tokens: Tokens, board: DemandBoard, demands: Gather, stack: contextlib.AsyncExitStack
-) -> tuple[Registry, Environments, Runner]:
+def _open_buckets(settings: Settings, uploads: UploadMemory, stack: contextlib.AsyncExitStack) -> list[Bucket]:
+    buckets = []
+    for name, bucket in settings.buckets.items():
+        store = Measured(open_store(name, bucket, settings.upstream, uploads), label=name)
+        stack.push_async_callback(store.aclose)
+        buckets.append(Bucket(*split_bucket(name), store, bucket))
+    return buckets
+
+
+async def _open_cache(settings: Settings, buckets: list[Bucket], stack: contextlib.AsyncExitStack) -> Cache:
+    cache = Cache(settings.cache, settings.upstream)
+    await cache.start()
+    if _speaks_for_all():
+        _log_cache(settings, await cache.stat())
+        looking = asyncio.create_task(check_buckets([(str(b), b.settings, b.store) for b in buckets]))
+        stack.push_async_callback(_end, looking)
+    stack.push_async_callback(cache.aclose)
+    return cache
+
+
+async def _open_state(settings: Settings, stack: contextlib.AsyncExitStack) -> tuple[Database, Store]:
+    """The database, and the store beside it for what is too large for rows."""
     state = settings.state
     await asyncio.to_thread(open_state, state.dir)
     if not state.database:
@@ -194,25 +225,29 @@ async def _open_etl(
     database = Database(database_url(state.database, state.dir))
     stack.push_async_callback(database.aclose)
     await asyncio.to_thread(database.prepare)
-    store = _open_packages(settings, database)
-    stack.push_async_callback(store.aclose)
-    packages = Packages(database, store, is_own_store=not state.packages)
-    registry = Registry(database, packages)
-    stack.push_async_callback(registry.aclose)
-    packages.start()
-    stack.push_async_callback(packages.aclose)
-    environments = Environments(store)
+    payloads = _open_packages(settings, database)
+    stack.push_async_callback(payloads.aclose)
+    return database, payloads
+
+
+async def _open_runner(
+    settings: Settings,
+    tokens: Tokens,
+    payloads: Store,
+    registry: Registry,
+    calls: PeerCalls | None,
+    stack: contextlib.AsyncExitStack,
+) -> Runner:
     runner: Runner
     if settings.etl.runner == "kubernetes":
-        runner = pods = await stack.enter_async_context(
-            open_runner(settings, tokens, environments, registry.list, demands)
-        )
-        publishing = asyncio.create_task(board.keep_publishing(pods.demands))
-        stack.push_async_callback(_end, publishing)
+        from shardgate_gateway.etl.kubernetes.pods import open_pods  # noqa: PLC0415 (nothing of it on a laptop)
+
+        peers, credentials = calls.peers if calls else None, Credentials(tokens, _name(settings))
+        runner = await stack.enter_async_context(open_pods(settings, tokens, payloads, registry, peers, credentials))
     else:
-        runner = LocalRunner(settings.etl, state.dir, registry.package)
+        runner = LocalRunner(settings.etl, settings.state.dir, registry.package)
     stack.push_async_callback(runner.aclose)
-    return registry, environments, runner
+    return runner
 
 
 def _open_packages(settings: Settings, database: Database) -> Store:
@@ -239,6 +274,9 @@ async def _open_cluster(
     elif cluster.membership == "dns":
         membership = DnsMembership(cluster.dns, client, cluster.refresh_seconds)
     else:
+        from shardgate_gateway.cluster.slices import SliceMembership  # noqa: PLC0415 (nothing of it on a laptop)
+        from shardgate_gateway.kube.client import open_api  # noqa: PLC0415
+
         api = await stack.enter_async_context(open_api(settings.kubernetes.kubeconfig, settings.kubernetes.namespace))
         membership = SliceMembership(api, cluster.service)
     await stack.enter_async_context(membership)

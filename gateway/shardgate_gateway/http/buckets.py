@@ -13,14 +13,14 @@ from shardgate_gateway.tokens import READ
 
 if TYPE_CHECKING:
     from shardgate_gateway.http.call import Call
-    from shardgate_gateway.http.service import Service
+    from shardgate_gateway.kernel import Kernel
     from shardgate_gateway.stores.base import ObjectMeta
 
 PAGE = 1000
 _PARAMETERS = frozenset({"provider", "prefix", "token", "limit", "delimiter"})
 
 
-async def show_all(service: Service, call: Call) -> web.StreamResponse:
+async def show_all(kernel: Kernel, call: Call) -> web.StreamResponse:
     """Names and rules of the buckets of which the caller may read something.
 
     Not where they lie: a location may hold credentials.
@@ -35,18 +35,18 @@ async def show_all(service: Service, call: Call) -> web.StreamResponse:
                     "freshness": bucket.settings.freshness,
                     "read_only": bucket.settings.read_only,
                 }
-                for bucket in service.buckets
+                for bucket in kernel.buckets
                 if call.grant.allows_below(READ, f"{bucket}/")
             ]
         }
     )
 
 
-async def show_objects(service: Service, call: Call, name: str) -> web.StreamResponse:
+async def show_objects(kernel: Kernel, call: Call, name: str) -> web.StreamResponse:
     """One page of those objects and folders that the caller may read; a page may be empty and not the last."""
     given = parameters(call.query, _PARAMETERS)
     prefix = given.get("prefix", "")
-    bucket = service.buckets.find(name, provider(given), call.grant, key=f"{prefix}*")
+    bucket = kernel.buckets.find(name, provider(given), call.grant, key=f"{prefix}*")
     if not call.grant.allows_below(READ, f"{bucket}/{prefix}"):
         raise call.grant.lacks(READ, f"{bucket}/{prefix}*")
     limit = number(given, "limit", PAGE)
@@ -54,7 +54,7 @@ async def show_objects(service: Service, call: Call, name: str) -> web.StreamRes
         raise BadRequest(f"limit={limit} is not between 1 and {PAGE}")
     if given.get("delimiter", "/") != "/":
         raise BadRequest("the only delimiter is /")
-    page = await service.objects.list(
+    page = await kernel.objects.list(
         bucket, prefix, token=given.get("token") or None, limit=limit, delimiter="delimiter" in given
     )
     return web.json_response(

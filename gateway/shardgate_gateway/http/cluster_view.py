@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from shardgate_gateway.errors import BadRequest
-from shardgate_gateway.etl.kubernetes.demand import to_json
 from shardgate_gateway.http.request import object_key, parameters, provider
 
 if TYPE_CHECKING:
     from shardgate_gateway.http.call import Call
-    from shardgate_gateway.http.service import Service
+    from shardgate_gateway.kernel import Kernel
 
 _PARAMETERS = frozenset({"provider", "bucket", "object"})
 
 
-async def show(service: Service, call: Call) -> web.StreamResponse:
+async def show(kernel: Kernel, call: Call) -> web.StreamResponse:
     """Who the gateways are, who this one is, and who answers; with `challenge=`, each one's proof at `/healthz`."""
-    calls = service.calls
+    calls = kernel.calls
     challenge = parameters(call.query, frozenset({"challenge"})).get("challenge")
     members: list[dict[str, Any]] = [
         {"name": member.name, "url": member.url, "live": live}
@@ -29,20 +27,15 @@ async def show(service: Service, call: Call) -> web.StreamResponse:
     ]
     if challenge is not None:
         for member in members:
-            member["proof"] = service.tokens.prove(member["name"], member["url"], challenge)
-    return web.json_response({"me": service.name, "members": members})
+            member["proof"] = kernel.tokens.prove(member["name"], member["url"], challenge)
+    return web.json_response({"me": kernel.name, "members": members})
 
 
-async def demand(service: Service, _call: Call) -> web.StreamResponse:
-    """What the readers of all processes of this gateway want, by transform."""
-    return web.json_response(to_json(await asyncio.to_thread(service.demand.read)))
-
-
-async def forget(service: Service, call: Call) -> web.StreamResponse:
+async def forget(kernel: Kernel, call: Call) -> web.StreamResponse:
     """Another gateway wrote or deleted this object: nothing older is served from here any more."""
     given = parameters(call.query, _PARAMETERS)
     if given.keys() != _PARAMETERS:
         raise BadRequest("say which provider=, bucket= and object=")
-    bucket = service.buckets.find(given["bucket"], provider(given), call.grant)
-    await service.objects.forget(bucket, object_key(given["object"]))
+    bucket = kernel.buckets.find(given["bucket"], provider(given), call.grant)
+    await kernel.objects.forget(bucket, object_key(given["object"]))
     return web.Response(status=HTTPStatus.NO_CONTENT)

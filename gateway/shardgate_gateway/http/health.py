@@ -15,26 +15,24 @@ from shardgate_gateway.http.request import parameters
 
 if TYPE_CHECKING:
     from shardgate_gateway.http.call import Call
-    from shardgate_gateway.http.service import Service
+    from shardgate_gateway.kernel import Kernel
 
 
-async def alive(service: Service, call: Call) -> web.StreamResponse:
+async def alive(kernel: Kernel, call: Call) -> web.StreamResponse:
     """With `challenge=`, a client that is about to send its token here can tell who this is: see `/v1/cluster`."""
     challenge = parameters(call.query, frozenset({"challenge"})).get("challenge")
-    proof = (
-        {} if challenge is None else {"proof": service.tokens.prove(service.name, _own_url(service, call), challenge)}
-    )
-    return web.json_response({"status": "alive", "member": service.name, **proof})
+    proof = {} if challenge is None else {"proof": kernel.tokens.prove(kernel.name, _own_url(kernel, call), challenge)}
+    return web.json_response({"status": "alive", "member": kernel.name, **proof})
 
 
-def _own_url(service: Service, call: Call) -> str:
+def _own_url(kernel: Kernel, call: Call) -> str:
     """The address that this gateway can prove to be its own, whatever the members' list says of it.
 
     That is what its operator set. Where nothing is set, it is where this request arrived, as a name server or
     Kubernetes tell it to others.
     """
-    cluster = service.settings.cluster
-    own = cluster.members.get(service.name) or cluster.url
+    cluster = kernel.settings.cluster
+    own = cluster.members.get(kernel.name) or cluster.url
     transport = call.request.transport
     if own or transport is None:
         return own
@@ -42,17 +40,17 @@ def _own_url(service: Service, call: Call) -> str:
     return url_of(host.removeprefix("::ffff:"), port)  # that is how a socket for IPv6 and IPv4 shows the latter
 
 
-async def ready(service: Service, _call: Call) -> web.StreamResponse:
-    if service.draining:
+async def ready(kernel: Kernel, _call: Call) -> web.StreamResponse:
+    if kernel.traffic.draining:
         raise Draining("this gateway is shutting down", hint="ask another one")
-    if problem := service.cache.disk_problem:
+    if problem := kernel.cache.disk_problem:
         # It still answers every request, from the stores: turned away, all gateways with a full disk would be gone.
         return web.json_response(
-            {"status": "degraded", "member": service.name, "cache": f"it can't write to its disk: {problem}"}
+            {"status": "degraded", "member": kernel.name, "cache": f"it can't write to its disk: {problem}"}
         )
-    return web.json_response({"status": "ready", "member": service.name})
+    return web.json_response({"status": "ready", "member": kernel.name})
 
 
-async def scrape(service: Service, _call: Call) -> web.StreamResponse:
-    found = [*cache_metrics(await service.cache.stat()), *process_metrics(), build_metric()]
+async def scrape(kernel: Kernel, _call: Call) -> web.StreamResponse:
+    found = [*cache_metrics(await kernel.cache.stat()), *process_metrics(), build_metric()]
     return web.Response(body=metrics.scrape(found), headers={"Content-Type": CONTENT_TYPE_LATEST})

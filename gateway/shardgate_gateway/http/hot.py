@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
 
     from shardgate_gateway.cache.source import Source
-    from shardgate_gateway.http.service import Service
+    from shardgate_gateway.kernel import Kernel
 
 NEEDS_THOUGHT = (
     hdrs.RANGE,
@@ -68,14 +68,14 @@ class HotPath:
     """Answers what is in memory.
 
     Args:
-        service: The gateway.
+        kernel: The gateway.
     """
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
-        self._tokens = service.tokens
-        self._calls = service.calls
-        self._keepalive = service.settings.serve.keepalive_seconds
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._tokens = kernel.tokens
+        self._calls = kernel.calls
+        self._keepalive = kernel.settings.serve.keepalive_seconds
         self._loop = asyncio.get_running_loop()
         self._sources: OrderedDict[str, Source] = OrderedDict()
         self._sources_bytes = 0
@@ -83,7 +83,7 @@ class HotPath:
         """Count and bytes of answers by bucket, and how long those took that were fast, since the last flush."""
         self._fast = 0
         self._fast_seconds = 0.0
-        self._logs_access = service.settings.log.access
+        self._logs_access = kernel.settings.log.access
 
     def answer(self, connection: RequestHandler, message: RawRequestMessage) -> bool:
         """Answer now, or leave it to the ordinary path (False)."""
@@ -92,7 +92,7 @@ class HotPath:
         if (
             message.method != hdrs.METH_GET
             or message.should_close
-            or self._service.draining
+            or self._kernel.traffic.draining
             or not message.path.startswith(OBJECTS)
             or transport is None
             or transport.get_write_buffer_size()
@@ -105,7 +105,7 @@ class HotPath:
         source = self._readable(message.path, headers)
         if source is None:
             return False
-        reading = self._service.cache.lookup(source)
+        reading = self._kernel.cache.lookup(source)
         if reading is None:
             return False
         content = reading.content
@@ -166,7 +166,7 @@ class HotPath:
         try:
             target = object_target(raw)
             return (
-                self._service.buckets.find(target.bucket, target.provider).source(target.key) if target.plain else None
+                self._kernel.buckets.find(target.bucket, target.provider).source(target.key) if target.plain else None
             )
         except GatewayError:
             return None

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from shardgate_gateway.cache.source import Source
     from shardgate_gateway.http.body import Sent
     from shardgate_gateway.http.call import Call
-    from shardgate_gateway.http.service import Service
+    from shardgate_gateway.kernel import Kernel
     from shardgate_gateway.stores.base import ObjectMeta
 
 
-async def get(service: Service, call: Call, source: Source, name: str) -> Sent:
+async def get(kernel: Kernel, call: Call, source: Source, name: str) -> Sent:
     if is_conditional(call.headers):
-        meta = member_meta(await service.cache.head(source), name)
+        meta = member_meta(await kernel.cache.head(source), name)
         if _is_current(call, meta):
             return await send_not_modified(call, meta)
-    found = await open_member(service.cache, source, name)
+    found = await open_member(kernel.cache, source, name)
     try:
         span = Span(found.member.offset, found.member.offset + found.member.size)
         return await send_slice(call, found.reading, found.meta, span)
@@ -36,10 +36,10 @@ async def get(service: Service, call: Call, source: Source, name: str) -> Sent:
         found.reading.aclose()
 
 
-async def head_of(service: Service, call: Call, source: Source, name: str) -> Sent:
-    found = await open_kept_member(service.cache, source, name)
+async def head_of(kernel: Kernel, call: Call, source: Source, name: str) -> Sent:
+    found = await open_kept_member(kernel.cache, source, name)
     if found is None:
-        return await send_head(call, member_meta(await service.cache.head(source), name))
+        return await send_head(call, member_meta(await kernel.cache.head(source), name))
     try:
         return await send_head(call, found.meta, cache=found.reading.state)
     finally:

@@ -25,89 +25,89 @@ if TYPE_CHECKING:
     from shardgate_gateway.cache.source import Source
     from shardgate_gateway.http.call import Call
     from shardgate_gateway.http.request import ObjectTarget
-    from shardgate_gateway.http.service import Service
+    from shardgate_gateway.kernel import Kernel
     from shardgate_gateway.objects.buckets import Bucket
     from shardgate_gateway.tokens import Grant
 
-    Answer = Callable[[Service, Call, ObjectTarget, Source], Awaitable[web.StreamResponse]]
+    Answer = Callable[[Kernel, Call, ObjectTarget, Source], Awaitable[web.StreamResponse]]
 
 
-async def get(service: Service, call: Call) -> web.StreamResponse:
-    return await _read(service, call, _get)
+async def get(kernel: Kernel, call: Call) -> web.StreamResponse:
+    return await _read(kernel, call, _get)
 
 
-async def head_of(service: Service, call: Call) -> web.StreamResponse:
-    return await _read(service, call, _head_of)
+async def head_of(kernel: Kernel, call: Call) -> web.StreamResponse:
+    return await _read(kernel, call, _head_of)
 
 
-async def _read(service: Service, call: Call, answer: Answer) -> web.StreamResponse:
+async def _read(kernel: Kernel, call: Call, answer: Answer) -> web.StreamResponse:
     """Find the object that is asked for, and have it read where it belongs."""
     target = object_target(call.request.raw_path)
-    bucket = service.buckets.find(target.bucket, target.provider, call.grant, key=target.key)
+    bucket = kernel.buckets.find(target.bucket, target.provider, call.grant, key=target.key)
     call = replace(call, bucket=str(bucket))
 
     async def here(call: Call, source: Source) -> web.StreamResponse:
         _require_read(call.grant, target, source.label)
-        return await answer(service, call, target, source)
+        return await answer(kernel, call, target, source)
 
     copied = target.plain and call.request.method == hdrs.METH_GET
-    return await read_at_owner(service, call, bucket, target.key, here, copied=copied)
+    return await read_at_owner(kernel, call, bucket, target.key, here, copied=copied)
 
 
-async def _get(service: Service, call: Call, target: ObjectTarget, source: Source) -> web.StreamResponse:
+async def _get(kernel: Kernel, call: Call, target: ObjectTarget, source: Source) -> web.StreamResponse:
     if target.transform is not None:
-        return await transformed.get(service, call, target, source)
+        return await transformed.get(kernel, call, target, source)
     if target.archpath is not None:
-        return await members.get(service, call, source, target.archpath)
-    return await get_source(service, call, source)
+        return await members.get(kernel, call, source, target.archpath)
+    return await get_source(kernel, call, source)
 
 
-async def _head_of(service: Service, call: Call, target: ObjectTarget, source: Source) -> web.StreamResponse:
+async def _head_of(kernel: Kernel, call: Call, target: ObjectTarget, source: Source) -> web.StreamResponse:
     if target.transform is not None:
-        return await transformed.head_of(service, call, target, source)
+        return await transformed.head_of(kernel, call, target, source)
     if target.archpath is not None:
-        return await members.head_of(service, call, source, target.archpath)
-    return await send_head(call, await service.cache.head(source))
+        return await members.head_of(kernel, call, source, target.archpath)
+    return await send_head(call, await kernel.cache.head(source))
 
 
-async def get_source(service: Service, call: Call, source: Source) -> web.StreamResponse:
+async def get_source(kernel: Kernel, call: Call, source: Source) -> web.StreamResponse:
     """Any source whose bytes are kept: a raw object, or a result that is cached."""
     if is_conditional(call.headers):
-        meta = await service.cache.head(source)
+        meta = await kernel.cache.head(source)
         if not_modified(call.headers, Version.of(meta)):
             return await send_not_modified(call, meta)
-    reading = await service.cache.open(source)
+    reading = await kernel.cache.open(source)
     try:
         return await send_reading(call, reading)
     finally:
         reading.aclose()
 
 
-async def put(service: Service, call: Call) -> web.StreamResponse:
+async def put(kernel: Kernel, call: Call) -> web.StreamResponse:
     """Store a body whole or not at all, then forget what was cached of the object."""
-    target, bucket = _found_for_writing(service, call)
-    if (answer := await write_at_owner(service, call, bucket, target.key)) is not None:
+    target, bucket = _found_for_writing(kernel, call)
+    if (answer := await write_at_owner(kernel, call, bucket, target.key)) is not None:
         return answer
     call.grant.require(WRITE, f"{bucket}/{target.key}")
     await _check_conditions(call, bucket, target)
-    upload = Upload(call, service.settings.serve.max_put_bytes, service.settings.serve.upload_stall_seconds)
-    meta = await service.objects.put_here(bucket, target.key, upload, content_type=upload.content_type)
+    upload = Upload(call, kernel.settings.serve.max_put_bytes, kernel.settings.serve.upload_stall_seconds)
+    meta = await kernel.objects.put_here(bucket, target.key, upload, content_type=upload.content_type)
     return web.json_response(describe(meta), headers={hdrs.ETAG: Version.of(meta).header})
 
 
-async def delete(service: Service, call: Call) -> web.StreamResponse:
-    target, bucket = _found_for_writing(service, call)
-    if (answer := await write_at_owner(service, call, bucket, target.key)) is not None:
+async def delete(kernel: Kernel, call: Call) -> web.StreamResponse:
+    target, bucket = _found_for_writing(kernel, call)
+    if (answer := await write_at_owner(kernel, call, bucket, target.key)) is not None:
         return answer
     call.grant.require(WRITE, f"{bucket}/{target.key}")
     await _check_conditions(call, bucket, target)
-    await service.objects.delete_here(bucket, target.key)
+    await kernel.objects.delete_here(bucket, target.key)
     return web.Response(status=HTTPStatus.NO_CONTENT)
 
 
-def _found_for_writing(service: Service, call: Call) -> tuple[ObjectTarget, Bucket]:
+def _found_for_writing(kernel: Kernel, call: Call) -> tuple[ObjectTarget, Bucket]:
     target = object_target(call.request.raw_path)
-    bucket = service.buckets.find(target.bucket, target.provider, call.grant, action=WRITE, key=target.key)
+    bucket = kernel.buckets.find(target.bucket, target.provider, call.grant, action=WRITE, key=target.key)
     if not target.plain or target.tagged:
         raise BadRequest(
             f"{call.request.method} works on whole raw objects", hint="leave transform_id, archpath and tag out"

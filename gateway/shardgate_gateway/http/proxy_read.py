@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from shardgate_gateway.cluster.connection import Head
     from shardgate_gateway.cluster.membership import Member
     from shardgate_gateway.http.call import Call
-    from shardgate_gateway.http.service import Service
+    from shardgate_gateway.kernel import Kernel
     from shardgate_gateway.objects.buckets import Bucket
     from shardgate_gateway.objects.ownership import There
 
@@ -52,24 +52,24 @@ if TYPE_CHECKING:
 
 
 async def read_at_owner(
-    service: Service, call: Call, bucket: Bucket, key: str, answer: Answer, *, copied: bool
+    kernel: Kernel, call: Call, bucket: Bucket, key: str, answer: Answer, *, copied: bool
 ) -> web.StreamResponse:
     """Have a read answered where it belongs.
 
     Args:
-        service: The gateway.
+        kernel: The gateway.
         call: The request.
         bucket: Of the object.
         key: Its name.
         answer: Answers here, from the given source.
         copied: It is something of which other gateways keep copies: the whole raw object.
     """
-    ownership = service.objects.ownership
+    ownership = kernel.objects.ownership
     calls = ownership.calls
     if calls is None:
         return await answer(call, bucket.source(key))
     if is_from_peer(calls, call):
-        here = _for_peer(service, calls, call, bucket, key, copied=copied)
+        here = _for_peer(kernel, calls, call, bucket, key, copied=copied)
         return await answer(replace(call, extra_headers=copies_line(here.copies)), here.source)
     place = ownership.place(bucket, key, copied=copied)
     if isinstance(place, Here):
@@ -77,7 +77,7 @@ async def read_at_owner(
     return await _elsewhere(calls, call, place) or await answer(call, bucket.source(key))
 
 
-def _for_peer(service: Service, calls: PeerCalls, call: Call, bucket: Bucket, key: str, *, copied: bool) -> Here:
+def _for_peer(kernel: Kernel, calls: PeerCalls, call: Call, bucket: Bucket, key: str, *, copied: bool) -> Here:
     """Where the object comes from for another gateway, which is answered here whatever the rank.
 
     Raises:
@@ -91,11 +91,11 @@ def _for_peer(service: Service, calls: PeerCalls, call: Call, bucket: Bucket, ke
         raise UpstreamUnavailable(f"gateway {safe_line(meant, 80)} was asked, and this is {me}")
     if call.headers.get(hdrs.CACHE_CONTROL) == ONLY_CACHED:
         source = bucket.kept(key)
-        if not service.cache.holds(source):
+        if not kernel.cache.holds(source):
             raise NotFound(f"{source.label} is not in the cache of this gateway")
         return Here(source)
     is_hot = copied and copies_in(call.headers) > 1
-    return service.objects.ownership.place_for_peer(bucket, key, copied=copied, is_hot=is_hot)
+    return kernel.objects.ownership.place_for_peer(bucket, key, copied=copied, is_hot=is_hot)
 
 
 async def _elsewhere(calls: PeerCalls, call: Call, place: There) -> web.StreamResponse | None:

@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from shardgate_gateway.cluster.calls import PeerCalls
     from shardgate_gateway.cluster.membership import Member
     from shardgate_gateway.http.call import Call
-    from shardgate_gateway.http.service import Service
+    from shardgate_gateway.kernel import Kernel
     from shardgate_gateway.objects.buckets import Bucket
 
 
-async def write_at_owner(service: Service, call: Call, bucket: Bucket, key: str) -> web.StreamResponse | None:
+async def write_at_owner(kernel: Kernel, call: Call, bucket: Bucket, key: str) -> web.StreamResponse | None:
     """The answer of the gateway that does the write; None where it is for this one to do."""
-    ownership = service.objects.ownership
+    ownership = kernel.objects.ownership
     calls = ownership.calls
     if calls is None or is_from_peer(calls, call):
         return None
     for member in ownership.before_me(bucket, key):
         try:
-            return await _pass_on(service, calls, call, member)
+            return await _pass_on(kernel, calls, call, member)
         except NotReached as error:
             metrics.FORWARDED.labels("skip").inc()
             calls.peers.suspect(member, error)
     return None
 
 
-async def _pass_on(service: Service, calls: PeerCalls, call: Call, member: Member) -> web.StreamResponse:
-    serve = service.settings.serve
+async def _pass_on(kernel: Kernel, calls: PeerCalls, call: Call, member: Member) -> web.StreamResponse:
+    serve = kernel.settings.serve
     method = call.request.method
     body = Upload(call, serve.max_put_bytes, serve.upload_stall_seconds) if method == hdrs.METH_PUT else None
     answer = await calls.write(member, method, target_of(call), headers_for_peer(calls, call), body)

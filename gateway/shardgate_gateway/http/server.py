@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from aiohttp.web import BaseRequest
 
     from shardgate_gateway.errors import GatewayError
-    from shardgate_gateway.http.routes import Front
-    from shardgate_gateway.http.service import Service
+    from shardgate_gateway.http.router import Router
+    from shardgate_gateway.kernel import Kernel
 
 LINGER_SECONDS = 5.0
 """How long the rest of a refused upload is read, so that the reader of our answer does not meet a reset first."""
@@ -33,34 +33,34 @@ class Server(web.Server):
     """Makes a connection for every socket.
 
     Args:
-        service: The gateway.
-        front: Answers requests.
+        kernel: The gateway.
+        router: Answers requests.
     """
 
-    def __init__(self, service: Service, front: Front) -> None:
+    def __init__(self, kernel: Kernel, router: Router) -> None:
         # Cancellation: a reader that leaves ends the work that is done for it alone. Decompression would store other
         # bytes than were sent.
         super().__init__(
-            front.handle,
+            router.handle,
             handler_cancellation=True,
             access_log=None,
             auto_decompress=False,
-            keepalive_timeout=service.settings.serve.keepalive_seconds,
+            keepalive_timeout=kernel.settings.serve.keepalive_seconds,
             lingering_time=LINGER_SECONDS,
         )
-        self.hot = HotPath(service)
-        self._service = service
+        self.hot = HotPath(kernel)
+        self._kernel = kernel
 
     def __call__(self) -> RequestHandler:
         return Connection(self, self.hot, loop=self._loop, **self._kwargs)
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         super().connection_made(handler, transport)
-        self._service.connections += 1
+        self._kernel.traffic.connections += 1
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
-        self._service.connections -= 1
+        self._kernel.traffic.connections -= 1
 
 
 class Connection(RequestHandler):
@@ -79,7 +79,7 @@ class Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Only broken HTTP gets here: the front answers all else."""
+        """Only broken HTTP gets here: the router answers all else."""
         request_id = new_request_id()
         error: GatewayError
         if isinstance(exc, Exception) and not isinstance(exc, HttpProcessingError):

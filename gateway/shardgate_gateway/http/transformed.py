@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from shardgate_gateway.http.body import Sent
     from shardgate_gateway.http.call import Call
     from shardgate_gateway.http.request import ObjectTarget
-    from shardgate_gateway.http.service import Service
+    from shardgate_gateway.kernel import Kernel
 
 
 RENAMINGS = 5
@@ -42,23 +42,23 @@ RENAMINGS = 5
 log = logging.getLogger(__name__)
 
 
-async def get(service: Service, call: Call, target: ObjectTarget, source: Source) -> Sent:
+async def get(kernel: Kernel, call: Call, target: ObjectTarget, source: Source) -> Sent:
     """Answer a GET; who waited for a worker in vain is told how to keep their place (`etl/line.py`)."""
-    place = _place(service, call)
+    place = _place(kernel, call)
     context = PLACE.set(place)
     try:
-        return await _get_steadily(service, call, target, source)
+        return await _get_steadily(kernel, call, target, source)
     except Busy as error:
         place = replace(place, refusals=max(place.refusals, error.refusals), seconds=None, held="")
-        error.place = service.tokens.seal(place.written(), _asked(call))
+        error.place = kernel.tokens.seal(place.written(), _asked(call))
         raise
     finally:
         PLACE.reset(context)
 
 
-def _place(service: Service, call: Call) -> Place:
+def _place(kernel: Kernel, call: Call) -> Place:
     """As we told the reader ourselves, or a new one."""
-    note = service.tokens.unseal(call.headers.get(wire.PLACE_HEADER, ""), _asked(call))
+    note = kernel.tokens.unseal(call.headers.get(wire.PLACE_HEADER, ""), _asked(call))
     place = Place(time.time()) if note is None else Place.read(note)
     if wire.STAGES_HEADER in call.headers and place.seconds is None:
         return replace(place, seconds=STAGE_SECONDS)
@@ -69,7 +69,7 @@ def _asked(call: Call) -> str:
     return f"{call.path}?{call.query}"
 
 
-async def _get_steadily(service: Service, call: Call, target: ObjectTarget, source: Source) -> Sent:
+async def _get_steadily(kernel: Kernel, call: Call, target: ObjectTarget, source: Source) -> Sent:
     """Answer a GET. What turns out to have another name while it is asked for, before a byte was sent, is asked again.
 
     Raises:
@@ -77,19 +77,19 @@ async def _get_steadily(service: Service, call: Call, target: ObjectTarget, sour
     """
     for _ in range(RENAMINGS):
         try:
-            return await _get(service, call, target, source)
+            return await _get(kernel, call, target, source)
         except (TransformChanged, GenerationChanged) as error:
             log.info("request %s: %s", call.id, error.message)
-    return await _get(service, call, target, source)
+    return await _get(kernel, call, target, source)
 
 
-async def _get(service: Service, call: Call, target: ObjectTarget, source: Source) -> Sent:
-    delivery = service.delivery
-    recipe = await _recipe(service, target)
+async def _get(kernel: Kernel, call: Call, target: ObjectTarget, source: Source) -> Sent:
+    delivery = kernel.delivery
+    recipe = await _recipe(kernel, target)
     asker = _asker(call, recipe)
     if target.archpath is not None:
         result = keepable(await delivery.describe(recipe, source, asker))
-        return await members.get(service, call, result, target.archpath)
+        return await members.get(kernel, call, result, target.archpath)
     if is_conditional(call.headers):
         result = await delivery.describe(recipe, source, asker)
         if not_modified(call.headers, Version.of(result.meta)):
@@ -107,18 +107,18 @@ async def _get(service: Service, call: Call, target: ObjectTarget, source: Sourc
         )
 
 
-async def head_of(service: Service, call: Call, target: ObjectTarget, source: Source) -> Sent:
+async def head_of(kernel: Kernel, call: Call, target: ObjectTarget, source: Source) -> Sent:
     """Content-Length is there if the result is in the cache; nothing is computed for a HEAD."""
-    recipe = await _recipe(service, target)
-    result = await service.delivery.describe(recipe, source, _asker(call, recipe))
+    recipe = await _recipe(kernel, target)
+    result = await kernel.delivery.describe(recipe, source, _asker(call, recipe))
     if target.archpath is not None:
-        return await members.head_of(service, call, keepable(result), target.archpath)
-    return await send_head(call, await service.cache.head(result), more=_named(recipe))
+        return await members.head_of(kernel, call, keepable(result), target.archpath)
+    return await send_head(call, await kernel.cache.head(result), more=_named(recipe))
 
 
-async def _recipe(service: Service, target: ObjectTarget) -> Recipe:
+async def _recipe(kernel: Kernel, target: ObjectTarget) -> Recipe:
     assert target.transform is not None
-    return await service.delivery.recipe(target.transform, target.args, seed=target.seed, epoch=target.epoch)
+    return await kernel.delivery.recipe(target.transform, target.args, seed=target.seed, epoch=target.epoch)
 
 
 def _asker(call: Call, recipe: Recipe) -> Asker:

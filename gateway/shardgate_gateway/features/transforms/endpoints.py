@@ -24,87 +24,87 @@ if TYPE_CHECKING:
 
     from shardgate_gateway.etl.transform_record import TransformRecord
     from shardgate_gateway.http.call import Call
-    from shardgate_gateway.http.service import Service
+    from shardgate_gateway.kernel import Kernel
 
 TAIL_LINES = 200
 MAX_TAIL_LINES = 10_000
 _OPTIONS = frozenset(TransformOptions.model_fields)
 
 
-async def register(service: Service, call: Call) -> web.StreamResponse:
+async def register(kernel: Kernel, call: Call) -> web.StreamResponse:
     """Store a package; options stand in the query. 201 if it is new, 200 if it was there."""
     options = TransformOptions.parse(parameters(call.query, _OPTIONS))
-    settings = service.settings
+    settings = kernel.settings
     upload = Upload(call, settings.etl.package_bytes, settings.serve.upload_stall_seconds)
-    async with upload.in_file(settings.state.dir) as package, service.uploads.hold(len(package)):
-        record = await service.registrar.register(package, options, created_by=call.grant.subject)
+    async with upload.in_file(settings.state.dir) as package, kernel.uploads.hold(len(package)):
+        record = await kernel.registrar.register(package, options, created_by=call.grant.subject)
     status = HTTPStatus.CREATED if record.is_new else HTTPStatus.OK
-    return web.json_response(await _describe(service, record), status=status)
+    return web.json_response(await _describe(kernel, record), status=status)
 
 
-async def show_all(service: Service, call: Call) -> web.StreamResponse:
+async def show_all(kernel: Kernel, call: Call) -> web.StreamResponse:
     """One page, without the sources; the header Link leads to the next."""
     given = parameters(call.query, frozenset({"limit", "token"}))
     limit = number(given, "limit", PAGE)
     if not 1 <= limit <= PAGE:
         raise BadRequest(f"limit={limit} is not between 1 and {PAGE}")
-    records, after = await service.registry.page(given.get("token", ""), limit)
-    described = [_without_source(await _describe(service, record)) for record in records]
+    records, after = await kernel.registry.page(given.get("token", ""), limit)
+    described = [_without_source(await _describe(kernel, record)) for record in records]
     query = urlencode({"limit": limit, "token": after})
     return web.json_response(described, headers={hdrs.LINK: f'</v1/transforms?{query}>; rel="next"'} if after else None)
 
 
-async def show(service: Service, _call: Call, name: str) -> web.StreamResponse:
-    return web.json_response(await _describe(service, await service.registry.find(name)))
+async def show(kernel: Kernel, _call: Call, name: str) -> web.StreamResponse:
+    return web.json_response(await _describe(kernel, await kernel.registry.find(name)))
 
 
-async def start(service: Service, _call: Call, name: str) -> web.StreamResponse:
+async def start(kernel: Kernel, _call: Call, name: str) -> web.StreamResponse:
     """Answers when the transform's workers are ready, or with what kept them from it."""
-    record = await service.registry.find(name)
-    await service.runner.start(record)
-    return web.json_response(await _describe(service, record))
+    record = await kernel.registry.find(name)
+    await kernel.runner.start(record)
+    return web.json_response(await _describe(kernel, record))
 
 
-async def stop(service: Service, _call: Call, name: str) -> web.StreamResponse:
-    record = await service.registry.find(name)
-    await service.runner.stop(record)
-    return web.json_response(await _describe(service, record))
+async def stop(kernel: Kernel, _call: Call, name: str) -> web.StreamResponse:
+    record = await kernel.registry.find(name)
+    await kernel.runner.stop(record)
+    return web.json_response(await _describe(kernel, record))
 
 
-async def delete(service: Service, _call: Call, name: str) -> web.StreamResponse:
-    record = await service.registry.find(name)
-    await service.registry.delete(record.id)
-    await service.runner.remove(record.id)
+async def delete(kernel: Kernel, _call: Call, name: str) -> web.StreamResponse:
+    record = await kernel.registry.find(name)
+    await kernel.registry.delete(record.id)
+    await kernel.runner.remove(record.id)
     return web.Response(status=HTTPStatus.NO_CONTENT)
 
 
-async def package(service: Service, call: Call, name: str) -> web.StreamResponse:
+async def package(kernel: Kernel, call: Call, name: str) -> web.StreamResponse:
     """For who may register code, and for the workers of this transform, who ask by its id."""
     if not call.grant.allows(REGISTER):
         call.grant.require(PACKAGE, name)
-    record = await service.registry.find(name)
+    record = await kernel.registry.find(name)
     return web.Response(
-        body=await service.registry.package(record.id),
+        body=await kernel.registry.package(record.id),
         content_type="application/octet-stream",
         headers={hdrs.ETAG: f'"{record.digest}"'},
     )
 
 
-async def logs(service: Service, call: Call, name: str) -> web.StreamResponse:
+async def logs(kernel: Kernel, call: Call, name: str) -> web.StreamResponse:
     """The last lines; with `follow=true`, those that come, too, until the reader leaves."""
     given = parameters(call.query, frozenset({"tail", "follow"}))
     tail = number(given, "tail", TAIL_LINES)
     if tail > MAX_TAIL_LINES:
         raise BadRequest(f"tail={tail} is more than {MAX_TAIL_LINES} lines")
-    record = await service.registry.find(name)
+    record = await kernel.registry.find(name)
     if given.get("follow", "false") != "true":
-        return web.Response(text=await service.runner.logs(record.id, tail=tail))
-    async with aclosing(service.runner.follow(record.id, tail=tail)) as parts:
+        return web.Response(text=await kernel.runner.logs(record.id, tail=tail))
+    async with aclosing(kernel.runner.follow(record.id, tail=tail)) as parts:
         first = await anext(parts, b"")  # an error before the head is an answer of its own
-        return await _send_log(service, call, first, parts)
+        return await _send_log(kernel, call, first, parts)
 
 
-async def _send_log(service: Service, call: Call, first: bytes, parts: AsyncGenerator[bytes]) -> web.StreamResponse:
+async def _send_log(kernel: Kernel, call: Call, first: bytes, parts: AsyncGenerator[bytes]) -> web.StreamResponse:
     """Go on until the reader leaves or the gateway ends; a failure in the middle resets the connection."""
     response = web.StreamResponse(headers={wire.REQUEST_ID_HEADER: call.id})
     response.content_type = "text/plain"
@@ -114,7 +114,7 @@ async def _send_log(service: Service, call: Call, first: bytes, parts: AsyncGene
     transport = call.request.transport
     try:
         part: bytes | None = first
-        while part is not None and not (transport is None or transport.is_closing() or service.draining):
+        while part is not None and not (transport is None or transport.is_closing() or kernel.traffic.draining):
             if part:
                 await response.write(part)
             part = await anext(parts, None)
@@ -126,10 +126,10 @@ async def _send_log(service: Service, call: Call, first: bytes, parts: AsyncGene
     return response
 
 
-async def stats(service: Service, _call: Call, name: str) -> web.StreamResponse:
-    record = await service.registry.find(name)
+async def stats(kernel: Kernel, _call: Call, name: str) -> web.StreamResponse:
+    record = await kernel.registry.find(name)
     return web.json_response(
-        {"id": record.id, "name": record.name} | (await service.registry.stats(record.id)).counters()
+        {"id": record.id, "name": record.name} | (await kernel.registry.stats(record.id)).counters()
     )
 
 
@@ -137,8 +137,8 @@ def _without_source(described: dict[str, Any]) -> dict[str, Any]:
     return described | {"manifest": {name: value for name, value in described["manifest"].items() if name != "source"}}
 
 
-async def _describe(service: Service, record: TransformRecord) -> dict[str, Any]:
-    status = await service.runner.status(record.id)
+async def _describe(kernel: Kernel, record: TransformRecord) -> dict[str, Any]:
+    status = await kernel.runner.status(record.id)
     return {
         "id": record.id,
         "name": record.name,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from shardgate_gateway.http.call import Call
-    from shardgate_gateway.http.service import Service
+    from shardgate_gateway.kernel import Kernel
     from shardgate_gateway.objects.buckets import Bucket
 
 PARALLEL = 4
@@ -28,10 +28,10 @@ REPORTED_FAILURES = 20
 _PARAMETERS = frozenset({"bucket", "provider", "object", "prefix", "results"})
 
 
-async def stat(service: Service, call: Call) -> web.StreamResponse:
+async def stat(kernel: Kernel, call: Call) -> web.StreamResponse:
     """Summed over all gateways."""
-    total = asdict(await service.cache.stat())
-    calls = service.calls
+    total = asdict(await kernel.cache.stat())
+    calls = kernel.calls
     if calls is not None and not is_from_peer(calls, call):
         headers = headers_for_peer(calls, call)
         total = reduce(_add, await calls.poll_others(call.request.method, target_of(call), headers), total)
@@ -46,30 +46,30 @@ def _add(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-async def prefetch(service: Service, call: Call) -> web.StreamResponse:
+async def prefetch(kernel: Kernel, call: Call) -> web.StreamResponse:
     """Fetch an object or all objects of a prefix; answers when they are in the caches of the gateways that own them."""
 
     async def one(bucket: Bucket, key: str) -> int:
-        answer = await _ask_owner(service, call, bucket, key)
+        answer = await _ask_owner(kernel, call, bucket, key)
         if answer is not None:
             return int(answer["bytes"])
-        return (await service.objects.prefetch(bucket, key)).size or 0
+        return (await kernel.objects.prefetch(bucket, key)).size or 0
 
-    done, total, failures = await _for_all(service, call, READ, one)
+    done, total, failures = await _for_all(kernel, call, READ, one)
     return web.json_response({"objects": done, "bytes": total, "failed": failures})
 
 
-async def _ask_owner(service: Service, call: Call, bucket: Bucket, key: str) -> dict[str, Any] | None:
+async def _ask_owner(kernel: Kernel, call: Call, bucket: Bucket, key: str) -> dict[str, Any] | None:
     """Have the same done by the owner of one object; None where it is for this gateway to do."""
-    calls = service.calls
+    calls = kernel.calls
     if calls is None or is_from_peer(calls, call):
         return None
     query = urlencode({"provider": bucket.provider, "bucket": bucket.name, "object": key})
-    members = service.objects.ownership.before_me(bucket, key)
+    members = kernel.objects.ownership.before_me(bucket, key)
     return await calls.ask_first(members, f"{call.path}?{query}", headers_for_peer(calls, call))
 
 
-async def evict(service: Service, call: Call) -> web.StreamResponse:
+async def evict(kernel: Kernel, call: Call) -> web.StreamResponse:
     """Drop an object or all of a prefix, and all results of transforms of it, from the caches of all gateways.
 
     `results=false` leaves the results.
@@ -77,10 +77,10 @@ async def evict(service: Service, call: Call) -> web.StreamResponse:
     with_results = parameters(call.query, _PARAMETERS).get("results", "true") != "false"
 
     async def one(bucket: Bucket, key: str) -> int:
-        return await service.objects.evict(bucket, key, results=with_results)
+        return await kernel.objects.evict(bucket, key, results=with_results)
 
-    asked, evicted, failures = await _for_all(service, call, WRITE, one)
-    calls = service.calls
+    asked, evicted, failures = await _for_all(kernel, call, WRITE, one)
+    calls = kernel.calls
     if calls is not None and not is_from_peer(calls, call):
         answers = await calls.ask_others(target_of(call), headers_for_peer(calls, call))
         evicted += sum(answer["evicted"] for answer in answers)
@@ -88,7 +88,7 @@ async def evict(service: Service, call: Call) -> web.StreamResponse:
 
 
 async def _for_all(
-    service: Service, call: Call, scope: str, action: Callable[[Bucket, str], Awaitable[int]]
+    kernel: Kernel, call: Call, scope: str, action: Callable[[Bucket, str], Awaitable[int]]
 ) -> tuple[int, int, list[dict[str, str]]]:
     """Run `action` on each object that is meant and that the caller's `scope` covers.
 
@@ -100,7 +100,7 @@ async def _for_all(
     if "bucket" not in given or len(given.keys() & {"object", "prefix"}) != 1:
         raise BadRequest("say which bucket=, and either object= or prefix=")
     wanted = given.get("object") or f"{given.get('prefix', '')}*"
-    bucket = service.buckets.find(given["bucket"], provider(given), call.grant, action=scope, key=wanted)
+    bucket = kernel.buckets.find(given["bucket"], provider(given), call.grant, action=scope, key=wanted)
     if "object" in given:
         key = object_key(given["object"])
         call.grant.require(scope, f"{bucket}/{key}")
@@ -109,7 +109,7 @@ async def _for_all(
         raise call.grant.lacks(scope, f"{bucket}/{given['prefix']}*")
     done = total = 0
     failures: list[dict[str, str]] = []
-    async for page in service.objects.pages(bucket, given["prefix"]):
+    async for page in kernel.objects.pages(bucket, given["prefix"]):
         keys = [meta.key for meta in page.objects if call.grant.allows(scope, f"{bucket}/{meta.key}")]
         for first in range(0, len(keys), PARALLEL):
             group = keys[first : first + PARALLEL]

@@ -19,36 +19,37 @@ from shardgate_gateway.tokens import ENVIRONMENT
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from shardgate_gateway.etl.environments import Environments
     from shardgate_gateway.http.call import Call
-    from shardgate_gateway.http.service import Service
+    from shardgate_gateway.kernel import Kernel
     from shardgate_gateway.stores.base import ObjectStream
 
 _DIGEST = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):")
 """RFC 9530."""
 
 
-async def get(service: Service, call: Call, digest: str) -> web.StreamResponse:
+async def get(environments: Environments, call: Call, digest: str) -> web.StreamResponse:
     call.grant.require(ENVIRONMENT, digest)
-    stream = await service.environments.open(digest)
+    stream = await environments.open(digest)
     fields = head(HTTPStatus.OK, entity(stream.meta), request_id=call.id, length=stream.meta.size, closing=call.closing)
     return await send_parts(call, HTTPStatus.OK, fields, _parts(stream), length=stream.meta.size)
 
 
-async def head_of(service: Service, call: Call, digest: str) -> web.StreamResponse:
+async def head_of(environments: Environments, call: Call, digest: str) -> web.StreamResponse:
     call.grant.require(ENVIRONMENT, digest)
-    meta = await service.environments.find(digest)
+    meta = await environments.find(digest)
     if meta is None:
         raise NotFound(f"there is no environment {digest}")
     return web.Response(headers={hdrs.CONTENT_LENGTH: str(meta.size), hdrs.CONTENT_TYPE: "application/gzip"})
 
 
-async def put(service: Service, call: Call, digest: str) -> web.StreamResponse:
+async def put(kernel: Kernel, environments: Environments, call: Call, digest: str) -> web.StreamResponse:
     """201 if it is new, 200 if there is one already, which stays as it is."""
     call.grant.require(ENVIRONMENT, digest)
-    upload = Upload(call, service.settings.etl.environment_bytes, service.settings.serve.upload_stall_seconds)
+    upload = Upload(call, kernel.settings.etl.environment_bytes, kernel.settings.serve.upload_stall_seconds)
     if upload.size is None:
         raise BadRequest("an environment is uploaded with its length", hint="send Content-Length")
-    new = await service.environments.keep(digest, upload.chunks(), size=upload.size, sha256=_announced(call))
+    new = await environments.keep(digest, upload.chunks(), size=upload.size, sha256=_announced(call))
     response = web.Response(status=HTTPStatus.CREATED if new else HTTPStatus.OK)
     if not new:
         response.force_close()  # its body was not read
