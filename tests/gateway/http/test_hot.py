@@ -27,8 +27,16 @@ PATH = "/v1/objects/fixed/small"
 
 
 def durations(gateway: GatewayProcess) -> float:
-    """How many requests for objects took the ordinary path."""
-    text = curl(f"{gateway.endpoint}/metrics").body.decode()
+    """How many requests for objects took the ordinary path, once all that were answered are counted."""
+    text = ""
+
+    def is_settled() -> bool:
+        nonlocal text
+        text = curl(f"{gateway.endpoint}/metrics").body.decode()
+        running = re.search(r"^shardgate_http_running (\S+)", text, re.MULTILINE)
+        return running is not None and float(running[1]) == 1  # this question itself
+
+    eventually(is_settled)
     every = re.search(r'shardgate_http_request_duration_seconds_count\{route="objects"\} (\S+)', text)
     fast = re.search(r"^shardgate_http_fast_total (\S+)", text, re.MULTILINE)
     return (float(every[1]) if every else 0.0) - (float(fast[1]) if fast else 0.0)
