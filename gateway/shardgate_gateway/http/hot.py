@@ -184,6 +184,7 @@ class HotPath:
             self._fast += 1
             self._fast_seconds += seconds
         else:
+            metrics.FAST.inc()
             metrics.DURATION.labels("objects").observe(seconds)
 
     def flush(self) -> None:
@@ -191,7 +192,7 @@ class HotPath:
             metrics.REQUESTS.labels("objects", "200").inc(answers)
             metrics.READS.labels(bucket, "hit").inc(answers)
             metrics.SENT_BYTES.labels(bucket, "hit").inc(size)
-        metrics.FAST.inc(sum(answers for answers, _ in self._answers.values()))
+        metrics.FAST.inc(self._fast)
         metrics.observe_fast(metrics.DURATION.labels("objects"), self._fast, self._fast_seconds)
         self._answers = {}
         self._fast, self._fast_seconds = 0, 0.0
