@@ -6,14 +6,16 @@ back stands where they stood, before all that came later (`since`, in the contex
 anew, and nobody is served out of turn by asking more often.
 
 The worker of a pipeline brings such a note, too, when it asks for its input: it stands where the reader does. And it is
-held meanwhile, so it also goes before those that came later and would wait for another worker in turn (`in_turn`):
+held meanwhile, so it also goes before those that came later and would wait for another worker in turn (`Turns`):
 they would only hold one more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import bisect
 import itertools
+import operator
 import time
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -21,7 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
+    from collections.abc import AsyncIterator
 
 
 WORDS = 4
@@ -91,16 +93,37 @@ class Turn(NamedTuple):
         return cls(place.since, number, place.seconds is not None, wants_more)
 
 
-def in_turn(waiting: Iterable[Turn]) -> Iterator[Turn]:
-    """Who waits for longest, first; but who wants more lets those pass who are awaited, and were there before."""
-    rest = sorted(waiting)
-    while rest:
-        turn = rest[0]
-        if turn.wants_more:
-            passing = (other for other in rest if other.is_awaited and other.number < turn.number)
-            turn = min(passing, key=lambda other: other.number, default=turn)
-        rest.remove(turn)
-        yield turn
+class Turns:
+    """Those who wait, sorted, so that with a thousand of them each comes, leaves and is found in a few comparisons."""
+
+    def __init__(self) -> None:
+        self._all: list[Turn] = []
+        self._awaited: list[Turn] = []  # as they came
+
+    def add(self, turn: Turn) -> None:
+        bisect.insort(self._all, turn)
+        if turn.is_awaited:
+            bisect.insort(self._awaited, turn, key=_number)
+
+    def discard(self, turn: Turn) -> None:
+        """Take it out, if it is there."""
+        at = bisect.bisect_left(self._all, turn)
+        if self._all[at : at + 1] == [turn]:
+            del self._all[at]
+            if turn.is_awaited:
+                del self._awaited[bisect.bisect_left(self._awaited, turn.number, key=_number)]
+
+    def next(self) -> Turn | None:
+        """Who waits for longest; but who wants more lets those pass who are awaited, and were there before."""
+        if not self._all:
+            return None
+        turn = self._all[0]
+        if turn.wants_more and self._awaited and self._awaited[0].number < turn.number:
+            return self._awaited[0]
+        return turn
+
+
+_number = operator.attrgetter("number")
 
 
 class WaitingLine:
@@ -109,6 +132,7 @@ class WaitingLine:
     def __init__(self) -> None:
         self._inside = 0
         self._numbers = itertools.count()
+        self._turns = Turns()
         self._waiting: dict[Turn, asyncio.Future[None]] = {}
 
     @asynccontextmanager
@@ -125,17 +149,22 @@ class WaitingLine:
 
     async def _called(self, turn: Turn) -> None:
         call = self._waiting[turn] = asyncio.get_running_loop().create_future()
+        self._turns.add(turn)
         try:
             await call
         except asyncio.CancelledError:
-            if self._waiting.pop(turn, None) is None:  # it was called, and left at the same moment
+            if not call.cancelled():  # it was called, and left at the same moment
                 self._call_next()
             raise
+        finally:
+            del self._waiting[turn]
+            self._turns.discard(turn)
 
     def _call_next(self) -> None:
         """Hand the place to who waits for longest, if anybody does."""
-        for turn in in_turn(self._waiting):
-            call = self._waiting.pop(turn)
+        while (turn := self._turns.next()) is not None:
+            self._turns.discard(turn)
+            call = self._waiting[turn]
             if not call.done():
                 call.set_result(None)
                 return

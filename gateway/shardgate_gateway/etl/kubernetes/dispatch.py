@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from shardgate_gateway import metrics
 from shardgate_gateway.errors import Busy, WorkerLost
-from shardgate_gateway.etl.line import Turn, in_turn
+from shardgate_gateway.etl.line import Turn, Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -104,6 +104,7 @@ class Dispatcher:
         self._max_waiting = max_waiting
         self._numbers = itertools.count()
         self._line: dict[Turn, _Waiter] = {}
+        self._unserved = Turns()
         self._waiting = self._running = 0
         self._used_at = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
@@ -200,7 +201,7 @@ class Dispatcher:
             _refuse(future)
             raise
         finally:
-            del self._line[turn]
+            self._leave_line(turn)
 
     async def _turn(self, future: asyncio.Future[Place]) -> Place:
         while not future.done():
@@ -239,7 +240,7 @@ class Dispatcher:
             _refuse(better)
             raise
         finally:
-            del self._line[turn]
+            self._leave_line(turn)
             pod.stuck -= 1
             self._match()
         if not opening.done():
@@ -249,22 +250,27 @@ class Dispatcher:
     def _stand_in_line(self, turn: Turn, stuck_at: Pod | None) -> asyncio.Future[Place]:
         future: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
         self._line[turn] = _Waiter(future, stuck_at)
+        self._unserved.add(turn)
         self._match()
         return future
+
+    def _leave_line(self, turn: Turn) -> None:
+        del self._line[turn]
+        self._unserved.discard(turn)
 
     def _match(self) -> None:
         """Give the places that are free to those who wait, the first come first."""
         now = time.monotonic()
-        for turn in in_turn(self._line):
-            waiter = self._line[turn]
-            if waiter.place.done():
-                continue
-            pod = self._routes.choose(now)
-            if pod is None:
-                self._match_later(now)
-                break
-            self._routes.take(pod)
-            waiter.place.set_result(Place(pod, self._give_back))
+        while (turn := self._unserved.next()) is not None:
+            place = self._line[turn].place
+            if not place.done():
+                pod = self._routes.choose(now)
+                if pod is None:
+                    self._match_later(now)
+                    break
+                self._routes.take(pod)
+                place.set_result(Place(pod, self._give_back))
+            self._unserved.discard(turn)
 
     def _match_later(self, now: float) -> None:
         """Look again when the next pod has been left out for long enough."""

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardgate_gateway.errors import Busy, WorkerLost
+from shardgate_gateway.etl.kubernetes import dispatch as dispatch_module
 from shardgate_gateway.etl.kubernetes.dispatch import TRIES, Dispatcher, NoPods, Place
 from shardgate_gateway.etl.kubernetes.routing import Endpoint, Routes
+from shardgate_gateway.etl.line import Turn
 
 
 @dataclass
@@ -78,6 +80,32 @@ async def test_jobs_beyond_the_workers_wait_and_are_served_in_order() -> None:
         (await tasks[done]).close()
     assert served == list(range(6))
     assert queue.demand == 0
+
+
+async def test_a_thousand_jobs_that_wait_are_not_all_looked_at_for_each_that_is_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Counted(Turn):
+        __slots__ = ()
+        comparisons = 0
+
+        def __lt__(self, other: tuple[object, ...]) -> bool:
+            Counted.comparisons += 1
+            return super().__lt__(other)
+
+    monkeypatch.setattr(dispatch_module, "Turn", Counted)
+    queue, cluster = dispatcher(*pods("a"), max_waiting=1000), Cluster()
+
+    async def one() -> None:
+        (await queue.connect(cluster.open)).close()
+
+    first = await queue.connect(cluster.open)
+    tasks = [asyncio.create_task(one()) for _ in range(1000)]
+    await settle()
+    first.close()
+    await asyncio.gather(*tasks)
+    assert queue.demand == 0
+    assert Counted.comparisons < 60_000
 
 
 async def test_demand_counts_jobs_that_run_and_that_wait() -> None:
