@@ -38,7 +38,7 @@ VAL_SAMPLES = 20
 """A validation shard holds one in so many of the train shard's samples."""
 FUNCTIONS = ("train_transform", "val_transform", "wd_transform", "wd_val_transform")
 SHOWN = 4
-OBTAINED = re.compile(r'^shardgate_reads_total\{cache="(?:miss|computed)"\} (\S+)', re.MULTILINE)
+OBTAINED = re.compile(r'^shardgate_reads_total\{[^}]*cache="(?:miss|computed)"\} (\S+)', re.MULTILINE)
 """Reads that no cache answered. (Hits say less: pods that transform read raw shards like any reader.)"""
 CHECKED = 16
 
