@@ -50,6 +50,7 @@ from shardgate_gateway.http.accept import Acceptor
 from shardgate_gateway.http.core_routes import core_routes
 from shardgate_gateway.http.router import Router
 from shardgate_gateway.http.server import Server
+from shardgate_gateway.jobs.supervisor import JobSupervisor
 from shardgate_gateway.kernel import Kernel, Traffic
 from shardgate_gateway.log_format import set_up_logging
 from shardgate_gateway.metrics import WORKER_NUMBER
@@ -151,6 +152,8 @@ async def build(settings: Settings, *, endpoint: str, features: Sequence[Feature
     async with contextlib.AsyncExitStack() as stack:
         kernel = await _open_kernel(settings, endpoint, stack)
         mounts = [await stack.enter_async_context(feature.open(kernel)) for feature in features]
+        for job in (job for mount in mounts for job in mount.jobs):
+            kernel.jobs.start(job)
         routes = [*core_routes(kernel), *(route for mount in mounts for route in mount.routes)]
         yield Gateway(kernel, routes)
 
@@ -165,8 +168,6 @@ async def _open_kernel(settings: Settings, endpoint: str, stack: contextlib.Asyn
     packages = Packages(database, payloads, is_own_store=not settings.state.packages)
     registry = Registry(database, packages)
     stack.push_async_callback(registry.aclose)
-    packages.start()
-    stack.push_async_callback(packages.aclose)
     runner = await _open_runner(settings, tokens, payloads, registry, calls, stack)
     relay = Relay(
         runner,
@@ -178,6 +179,9 @@ async def _open_kernel(settings: Settings, endpoint: str, stack: contextlib.Asyn
     )
     delivery = Delivery(cache, relay, registry, settings.etl, Asked(settings.cache.dir / "asked"))
     stack.push_async_callback(delivery.aclose)
+    jobs = await stack.enter_async_context(JobSupervisor())
+    for job in (*cache.jobs(), *packages.jobs()):
+        jobs.start(job)
     return Kernel(
         settings=settings,
         name=_name(settings),
@@ -191,6 +195,7 @@ async def _open_kernel(settings: Settings, endpoint: str, stack: contextlib.Asyn
         delivery=delivery,
         database=database,
         payloads=payloads,
+        jobs=jobs,
         uploads=uploads,
         traffic=Traffic(settings.serve.max_connections or _descriptors() // DESCRIPTORS_PER_CONNECTION),
     )

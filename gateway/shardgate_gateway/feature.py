@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from shardgate_gateway.http.route import Route
+    from shardgate_gateway.jobs.periodic import Periodic
     from shardgate_gateway.kernel import Kernel
 
 
@@ -19,9 +20,11 @@ class Mount:
 
     Attributes:
         routes: Paths that it answers. A path of the core is never taken from it.
+        jobs: What it does in the background.
     """
 
     routes: Sequence[Route] = ()
+    jobs: Sequence[Periodic] = ()
 
 
 class Feature(Protocol):

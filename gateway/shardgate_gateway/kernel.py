@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from shardgate_gateway.etl.registration import Registrar
     from shardgate_gateway.etl.registry import Registry
     from shardgate_gateway.etl.runner import Runner
+    from shardgate_gateway.jobs.supervisor import JobSupervisor
     from shardgate_gateway.objects.buckets import Buckets
     from shardgate_gateway.objects.service import Objects
     from shardgate_gateway.settings import Settings
@@ -77,6 +78,7 @@ class Kernel:
         delivery: Delivers their results.
         database: Rows that outlive the process, shared by all gateways.
         payloads: A store for what is too large for rows.
+        jobs: Runs what is to be done in the background.
         uploads: The memory that uploads may take.
         traffic: What this process is doing.
     """
@@ -93,6 +95,7 @@ class Kernel:
     delivery: Delivery
     database: Database
     payloads: Store
+    jobs: JobSupervisor
     uploads: UploadMemory
     traffic: Traffic
 

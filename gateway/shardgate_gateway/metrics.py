@@ -112,6 +112,8 @@ ETL_QUEUE = Histogram(
     ["transform"],
     buckets=(0.005, 0.025, 0.1, 0.5, 2.5, 10, 60, 300),
 )
+JOB_RUNS = Counter("shardgate_job_runs", "Runs of jobs in the background, by how they ended.", ["job", "outcome"])
+JOB_SECONDS = Counter("shardgate_job_seconds", "Seconds that they took.", ["job"])
 KUBERNETES_CALLS = Counter(
     "shardgate_kubernetes_calls", "Requests to the Kubernetes API, by answer.", ["method", "resource", "status"]
 )

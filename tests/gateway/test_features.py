@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import ClientSession, web
+from etl import eventually
+from routes import every_route
 
 from shardgate_gateway.app import FEATURES, build
 from shardgate_gateway.feature import Mount
@@ -17,6 +19,7 @@ from shardgate_gateway.http.core_routes import core_routes
 from shardgate_gateway.http.route import route
 from shardgate_gateway.http.router import Router
 from shardgate_gateway.http.server import Server
+from shardgate_gateway.jobs.periodic import Periodic
 from shardgate_gateway.objects.events import Written
 from shardgate_gateway.settings import Settings
 from shardgate_gateway.tokens import USE
@@ -37,6 +40,7 @@ class Toy:
 
     def __init__(self) -> None:
         self.is_open = False
+        self.runs = 0
 
     @asynccontextmanager
     async def open(self, kernel: Kernel) -> AsyncIterator[Mount]:
@@ -51,7 +55,13 @@ class Toy:
 
         kernel.objects.listen(listen)
         self.is_open = True
-        yield Mount(routes=[route("toy", "/v1/toy/([^/]+)", needs=USE, GET=show)])
+
+        async def work() -> None:
+            self.runs += 1
+
+        yield Mount(
+            routes=[route("toy", "/v1/toy/([^/]+)", needs=USE, GET=show)], jobs=[Periodic("count runs", 0.001, work)]
+        )
         self.is_open = False
 
 
@@ -76,7 +86,7 @@ async def served(tmp_path: Path, features: Sequence[Feature]) -> AsyncIterator[t
         await server.shutdown(0.1)
 
 
-async def test_a_feature_brings_routes_and_hears_of_writes(tmp_path: Path) -> None:
+async def test_a_feature_brings_routes_and_jobs_and_hears_of_writes(tmp_path: Path) -> None:
     toy = Toy()
     async with served(tmp_path, [*FEATURES, toy]) as (url, session):
         assert toy.is_open
@@ -87,7 +97,11 @@ async def test_a_feature_brings_routes_and_hears_of_writes(tmp_path: Path) -> No
             assert (await answer.json())["code"] == "method_not_allowed"
         async with session.get(f"{url}/v1/transforms") as answer:
             assert await answer.json() == []
+        await eventually(lambda: toy.runs > 2)
     assert not toy.is_open
+    runs = toy.runs
+    await asyncio.sleep(0.01)
+    assert toy.runs == runs
 
 
 async def test_a_gateway_without_features_still_serves_objects(tmp_path: Path) -> None:
@@ -101,8 +115,6 @@ async def test_a_gateway_without_features_still_serves_objects(tmp_path: Path) -
 
 
 def test_no_feature_takes_a_path_of_the_core_or_of_another_feature() -> None:
-    from routes import every_route
-
     patterns = [each.pattern.pattern for each in every_route()]
     assert len(set(patterns)) == len(patterns)
     nothing: Any = None

@@ -70,7 +70,6 @@ class Etl:
     async def aclose(self) -> None:
         await self.runner.aclose()
         await self.registry.aclose()
-        await self.packages.aclose()
         await self.cache.aclose()
         await self.database.aclose()
 

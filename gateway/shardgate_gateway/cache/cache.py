@@ -28,6 +28,7 @@ from shardgate_gateway.cache.scrub import Scrubber
 from shardgate_gateway.cache.space import Space
 from shardgate_gateway.cache.sweep import sweep
 from shardgate_gateway.errors import BadRequest, GenerationChanged, LocalStorageError, NotFound, UpstreamError
+from shardgate_gateway.jobs.periodic import Periodic
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -69,7 +70,7 @@ class Cache:
         self._evicting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Make the folder, remove what dead processes left, and begin scrubbing. Raises LocalStorageError."""
+        """Make the folder, and remove what dead processes left. Raises LocalStorageError."""
         layout = Layout.at(self._settings.dir)
         try:
             layout.create()
@@ -82,8 +83,6 @@ class Cache:
         pool = ThreadPoolExecutor(THREADS, thread_name_prefix="cache")
         publishers = ThreadPoolExecutor(PUBLISHERS, thread_name_prefix="cache-index")
         self._node = Node(layout, space, self._settings, self._upstream, pool, publishers, self.counters)
-        self._node.detach(self._keep_house())
-        self._node.detach(Scrubber(self._node).run())
 
     async def aclose(self) -> None:
         """Stop fetching; another process, or the next start, goes on with what is unfinished."""
@@ -421,11 +420,16 @@ class Cache:
     async def _evict_some(self) -> None:
         await self._node.run(self._node.space.make_room)
 
+    def jobs(self) -> list[Periodic]:
+        """What is to be done in the background, once the cache has started."""
+        house = [Periodic("keep the cache in order", HOUSEKEEPING_SECONDS, self._keep_house)]
+        return [*house, *Scrubber(self._node).jobs()]
+
     async def _keep_house(self) -> None:
-        while True:
-            await asyncio.sleep(HOUSEKEEPING_SECONDS)
-            await survive("sweeping", self._sweep)
-            await survive("evicting", self._evict_some)
+        try:
+            await self._sweep()
+        finally:
+            await self._evict_some()
 
     async def _sweep(self) -> None:
         await self._node.run(sweep, self._node.layout)

@@ -16,8 +16,8 @@ from shardgate_gateway import metrics
 from shardgate_gateway.cache.blocks import BLOCK, block_count
 from shardgate_gateway.cache.entry import Entry, EntryInvalid
 from shardgate_gateway.cache.hot import EXHAUSTED
-from shardgate_gateway.cache.node import survive
 from shardgate_gateway.cache.space import scan
+from shardgate_gateway.jobs.periodic import Periodic
 
 if TYPE_CHECKING:
     from shardgate_gateway.cache.node import Node
@@ -31,12 +31,9 @@ class Scrubber:
         self._node = node
         self._rate = node.settings.scrub_bytes_per_second
 
-    async def run(self) -> None:
-        if not self._rate:
-            return
-        while True:
-            await asyncio.sleep(PASS_SECONDS * random.uniform(0.5, 1))  # noqa: S311 (jitter)
-            await survive("scrubbing", self._scrub_alone)
+    def jobs(self) -> tuple[Periodic, ...]:
+        """Scrubbing, unless it is turned off."""
+        return (Periodic("scrub the cache", PASS_SECONDS, self._scrub_alone, spread=0.25),) if self._rate else ()
 
     async def _scrub_alone(self) -> None:
         """Scrub, unless another process does."""

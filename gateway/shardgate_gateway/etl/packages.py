@@ -3,26 +3,25 @@
 Every row of a transform names an object of its own (`packages/<id>/<installation>.<random>`), which is written before
 the row and deleted after it. So whatever is killed at whatever moment, and however registrations and deletions of one
 id interleave in several gateways, a row always has its package. A crash in between can leave an object without a row;
-`start` has such orphans removed, once they are older than any registration takes. Others may have their packages in the
+a job removes such orphans, once they are older than any registration takes. Others may have their packages in the
 same store, with rows in a database that nobody here sees: then only objects with the name of our own database are
 orphans of ours. (Those that an older version left in such a store have no name, and stay.)
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import logging
-import random
 import secrets
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from shardgate_gateway.errors import GatewayError, NotFound, UpstreamCorrupt
+from shardgate_gateway.errors import NotFound, UpstreamCorrupt
 from shardgate_gateway.etl.transform_rows import installation
+from shardgate_gateway.jobs.periodic import Periodic
 from shardgate_gateway.state.tables import TransformRow
 
 if TYPE_CHECKING:
@@ -51,17 +50,11 @@ class Packages:
         self._database = database
         self._store = store
         self._is_own_store = is_own_store
-        self._sweeper: asyncio.Task[None] | None = None
         self._installation_name = ""
 
-    def start(self) -> None:
-        """Begin to look for orphans now and then."""
-        self._sweeper = asyncio.create_task(self._sweep_now_and_then())
-
-    async def aclose(self) -> None:
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            await asyncio.gather(self._sweeper, return_exceptions=True)
+    def jobs(self) -> tuple[Periodic, ...]:
+        """What is to be done in the background: looking for orphans."""
+        return (Periodic("sweep packages", SWEEP_SECONDS, self.sweep),)
 
     async def put(self, transform_id: str, package: bytes) -> str:
         """Store a package under a key of its own, which is returned. Raises as `Store.put`."""
@@ -108,6 +101,8 @@ class Packages:
         for key in orphans:
             with contextlib.suppress(NotFound):  # another gateway sweeps, too
                 await self._store.delete(key)
+        if orphans:
+            log.info("removed %d packages that belong to no transform", len(orphans))
         return len(orphans)
 
     async def _installation(self) -> str:
@@ -125,16 +120,6 @@ class Packages:
             token = page.token
             if token is None:
                 return
-
-    async def _sweep_now_and_then(self) -> None:
-        """Of many gateways that were started together, each at another time."""
-        while True:
-            await asyncio.sleep(random.uniform(0.5, 1.5) * SWEEP_SECONDS)  # noqa: S311 (spreads load)
-            try:
-                if count := await self.sweep():
-                    log.info("removed %d packages that belong to no transform", count)
-            except GatewayError as error:
-                log.warning("can't look for packages that belong to no transform: %s", error)
 
 
 async def _pieces(package: bytes) -> AsyncIterator[bytes]:

@@ -25,6 +25,7 @@ from shardgate_gateway.errors import BadRequest, LocalStorageError, NotFound, Pa
 from shardgate_gateway.etl import packages as packages_module
 from shardgate_gateway.etl import registry as registry_module
 from shardgate_gateway.etl.options import TransformOptions
+from shardgate_gateway.jobs.supervisor import JobSupervisor
 from shardgate_gateway.state.tables import TransformRow
 
 if TYPE_CHECKING:
@@ -175,8 +176,10 @@ async def test_a_gateway_sweeps_by_itself(etl: Etl, monkeypatch: pytest.MonkeyPa
     orphan.parent.mkdir(parents=True)
     orphan.write_bytes(b"")
     os.utime(orphan, (0, 0))
-    etl.packages.start()
-    await eventually(lambda: not orphan.exists())
+    async with JobSupervisor() as jobs:
+        for job in etl.packages.jobs():
+            jobs.start(job)
+        await eventually(lambda: not orphan.exists())
 
 
 async def test_a_known_transform_stays_known_while_the_database_is_away(
@@ -413,6 +416,7 @@ import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from etl import Etl, package_of
+from shardgate_gateway.jobs.supervisor import JobSupervisor
 from shardgate_gateway.etl.options import TransformOptions
 from shardgate_gateway.settings import EtlSettings
 

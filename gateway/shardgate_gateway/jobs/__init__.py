@@ -1,0 +1,1 @@
+"""Work that a gateway does of its own accord, under one supervisor."""
