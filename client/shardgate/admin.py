@@ -5,9 +5,10 @@ from __future__ import annotations
 import codecs
 import json
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from shardgate.urls import Bucket
+from shardgate.wire import paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,7 @@ class TransformsApi:
             BadRequest: The gateway can't use it, and why.
         """
         query = f"?{urlencode(options)}" if options else ""
-        record: dict[str, Any] = self._transport.json("POST", f"/v1/transforms{query}", body=package)
+        record: dict[str, Any] = self._transport.json("POST", f"{paths.TRANSFORMS}{query}", body=package)
         return record
 
     def start(self, transform_id: str) -> Any:
@@ -46,7 +47,7 @@ class TransformsApi:
     def list(self) -> list[dict[str, Any]]:
         """All transforms, the newest first, without the sources of their functions; `show` has these."""
         records: list[dict[str, Any]] = []
-        target = "/v1/transforms"
+        target = paths.TRANSFORMS
         while target:
             body, headers = self._transport.answer("GET", target)
             records += json.loads(body)
@@ -90,7 +91,7 @@ class CacheApi:
 
     def stat(self) -> dict[str, Any]:
         """Bytes, entries, hits and misses of the gateway's cache."""
-        stat: dict[str, Any] = self._transport.json("GET", "/v1/cache")
+        stat: dict[str, Any] = self._transport.json("GET", paths.CACHE)
         return stat
 
     def prefetch(
@@ -109,7 +110,7 @@ class CacheApi:
         parsed = Bucket.parse(bucket, provider)
         what = {"object": object_name} if object_name else {"prefix": prefix}
         query = urlencode({"bucket": parsed.name, "provider": parsed.provider, **what})
-        return self._transport.json("POST", f"/v1/cache/{action}?{query}", patient=True)
+        return self._transport.json("POST", f"{paths.CACHE}/{action}?{query}", patient=True)
 
 
 def _next_page(link: str) -> str:
@@ -119,4 +120,4 @@ def _next_page(link: str) -> str:
 
 
 def _path(transform_id: str) -> str:
-    return f"/v1/transforms/{quote(transform_id, safe='')}"
+    return paths.transform_path(transform_id)

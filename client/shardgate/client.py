@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, TypeAlias
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from shardgate import braces, wire
 from shardgate.admin import CacheApi, TransformsApi
@@ -28,6 +28,7 @@ from shardgate.transform_like import TransformLike, id_of
 from shardgate.transport import PROGRESS_SECONDS, Transport
 from shardgate.urls import Bucket, ObjectName, object_path, result_path
 from shardgate.wds_opener import adopt
+from shardgate.wire import paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -231,7 +232,7 @@ class Client:
         parsed, token = Bucket.parse(bucket, provider), ""
         while True:
             query = {"provider": parsed.provider, "prefix": prefix} | ({"token": token} if token else {})
-            page = self._transport.json("GET", f"/v1/buckets/{quote(parsed.name, safe='')}?{urlencode(query)}")
+            page = self._transport.json("GET", f"{paths.bucket_path(parsed.name)}?{urlencode(query)}")
             for entry in page["objects"]:
                 modified = entry.get("last_modified")
                 yield ObjectInfo(
@@ -250,7 +251,7 @@ class Client:
 
     def buckets(self) -> Any:
         """The buckets that the gateway has, as it describes them."""
-        return self._transport.json("GET", "/v1/buckets")
+        return self._transport.json("GET", paths.BUCKETS)
 
     def etl_from_image(
         self,

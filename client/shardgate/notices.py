@@ -10,11 +10,11 @@ import re
 import warnings
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from shardgate import wire
 from shardgate.chunks import gaps_of
 from shardgate.errors import ShardgateError
+from shardgate.wire.paths import transform_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -67,7 +67,7 @@ def notice_opened(target: str, headers: Mapping[str, str]) -> None:
 def notice_empty(label: str, transform_id: str, transport: Transport) -> None:
     """Warn of a result without samples, which is mostly a function that returns nothing."""
     try:
-        stats = transport.json("GET", f"/v1/transforms/{quote(transform_id, safe='')}/stats")
+        stats = transport.json("GET", transform_path(transform_id, "stats"))
         count = 0 if stats["samples_out"] else int(stats["samples_in"])
     except (ShardgateError, KeyError, TypeError, ValueError):  # a pipeline has no stats, or we may not read them
         count = 0

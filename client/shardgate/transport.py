@@ -31,7 +31,8 @@ from shardgate.pools import pool_manager
 from shardgate.reach import Reach
 from shardgate.text import safe_line, safe_text
 from shardgate.tracebacks import Concise
-from shardgate.urls import OBJECTS
+from shardgate.wire import paths
+from shardgate.wire.paths import OBJECTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -167,7 +168,7 @@ class Transport:
         raise GatewayUnreachable(f"no answer from {shown}: {reason(cause)}", hint=hint)
 
     def _show_cluster(self, challenge: str) -> Any:
-        return self.json("GET", f"/v1/cluster?challenge={challenge}")
+        return self.json("GET", f"{paths.CLUSTER}?challenge={challenge}")
 
     def json(self, method: str, target: str, **options: Any) -> Any:
         """Send, and decode the JSON answer; None where it is empty. Takes the options of `request`."""

@@ -21,8 +21,8 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from shardgate import providers
 from shardgate.errors import InvalidName
+from shardgate.wire.paths import OBJECTS
 
-OBJECTS = "/v1/objects/"
 MAX_KEY_BYTES = 1024
 """What S3, GCS and Azure allow."""
 DOTS = frozenset({".", ".."})

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from shardgate.wire import paths
 from shardgate_runtime.clock import clock
 from shardgate_runtime.failures import StartupError
 from shardgate_runtime.scoreboard import State
@@ -146,9 +147,9 @@ def _respond(request: bytes, view: View) -> bytes:
 
 
 def _find(path: str, view: View) -> tuple[HTTPStatus, str, str]:
-    if path == "/healthz":
+    if path == paths.ALIVE:
         return HTTPStatus.OK, TEXT, "ok\n"
-    if path == "/readyz":
+    if path == paths.READY:
         return (HTTPStatus.OK if view.ready else HTTPStatus.SERVICE_UNAVAILABLE), TEXT, f"{view.state}\n"
     if path == "/status":
         return HTTPStatus.OK, JSON, json.dumps(view.as_map())

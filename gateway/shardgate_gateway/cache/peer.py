@@ -23,12 +23,13 @@ from __future__ import annotations
 
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from multidict import CIMultiDictProxy
 from yarl import URL
 
 from shardgate import wire
+from shardgate.wire import paths
 from shardgate_gateway.cache.source import Source, StoreSource
 from shardgate_gateway.errors import GatewayError, UpstreamUnavailable
 from shardgate_gateway.settings import UpstreamSettings
@@ -70,7 +71,7 @@ class PeerBucket(HttpOrigin):
         *,
         only_cached: bool,
     ) -> None:
-        base = URL(f"{member.url}/v1/objects/{quote(bucket, safe='')}", encoded=True)
+        base = URL(f"{member.url}{paths.OBJECTS}{paths.segment(bucket)}", encoded=True)
         super().__init__(base, UpstreamSettings(), label=f"{provider}://{bucket}")
         self._peers = client
         self._member = member

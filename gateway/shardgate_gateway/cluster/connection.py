@@ -30,6 +30,7 @@ from aiohttp import hdrs
 from multidict import CIMultiDict
 
 from shardgate.framing import BODYLESS, framing_of
+from shardgate.wire import paths
 from shardgate_gateway.errors import UpstreamUnavailable
 
 if TYPE_CHECKING:
@@ -381,7 +382,7 @@ class PeerClient:
 
     async def _is_alive(self, member: Member) -> bool:
         try:
-            await self.tell(member, "GET", "/healthz", ())
+            await self.tell(member, "GET", paths.ALIVE, ())
         except UpstreamUnavailable:
             return False
         return True

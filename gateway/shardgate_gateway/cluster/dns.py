@@ -15,6 +15,7 @@ import socket
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from shardgate.wire import paths
 from shardgate_gateway.cluster.connection import Silent, json_object
 from shardgate_gateway.cluster.membership import Member, Membership, url_of
 from shardgate_gateway.errors import Draining, UpstreamUnavailable
@@ -79,7 +80,7 @@ class DnsMembership(Membership):
     async def _name(self, url: str) -> str:
         """Of the gateway at this URL, empty if it is no member; what is known of it holds for a few looks."""
         try:
-            status, body = await self._client.tell(Member(url, url), "GET", "/readyz", ())
+            status, body = await self._client.tell(Member(url, url), "GET", paths.READY, ())
         except Silent:
             return self._names.get(url, "")
         except UpstreamUnavailable:

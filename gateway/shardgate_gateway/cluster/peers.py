@@ -14,6 +14,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from shardgate.wire import paths
 from shardgate_gateway.cluster.connection import Silent, json_object
 from shardgate_gateway.cluster.membership import Member
 from shardgate_gateway.cluster.placement import rank
@@ -116,7 +117,7 @@ class Peers:
 
     async def _is_ready(self, member: Member) -> bool:
         try:
-            status, body = await self.client.tell(member, "GET", "/readyz", ())
+            status, body = await self.client.tell(member, "GET", paths.READY, ())
         except UpstreamUnavailable:
             return False
         return status == OK and (json_object(body) or {}).get("member") == member.name

@@ -25,13 +25,14 @@ from aiohttp import hdrs
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from shardgate import wire
+from shardgate.wire.paths import OBJECTS
 from shardgate_gateway import metrics
 from shardgate_gateway.errors import GatewayError, Unauthenticated
 from shardgate_gateway.http.auth import authenticate
 from shardgate_gateway.http.call import request_id
 from shardgate_gateway.http.head import entity, head
 from shardgate_gateway.http.passing_on import copies_line
-from shardgate_gateway.http.request import OBJECTS, object_target
+from shardgate_gateway.http.request import object_target
 from shardgate_gateway.http.request_log import Answered, client_of, log_access
 from shardgate_gateway.tokens import READ
 

@@ -21,9 +21,9 @@ from urllib.parse import unquote_to_bytes
 from shardgate import wire
 from shardgate.providers import canonical
 from shardgate.urls import TAG, without_tag
+from shardgate.wire.paths import OBJECTS
 from shardgate_gateway.errors import BadRequest
 
-OBJECTS = "/v1/objects/"
 MAX_KEY_BYTES = 1024
 """What S3, GCS and Azure allow."""
 

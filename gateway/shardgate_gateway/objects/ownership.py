@@ -21,6 +21,7 @@ from urllib.parse import urlencode
 
 from aiohttp import hdrs
 
+from shardgate.wire import paths
 from shardgate_gateway.cache.peer import InheritedSource, PeerBucket, PeerSource
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class Ownership:
         if self.calls is None:
             return
         query = urlencode({"provider": bucket.provider, "bucket": bucket.name, "object": key})
-        target = f"/v1/cluster/forget?{query}"
+        target = f"{paths.FORGET}?{query}"
         await self.calls.poll_others(hdrs.METH_POST, target, [self.calls.credentials.bearer()])
 
     def _copy(self, owner: Member, bucket: Bucket, key: str) -> Source:

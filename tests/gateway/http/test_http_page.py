@@ -8,8 +8,8 @@ from pathlib import Path
 
 from routes import every_route
 
+from shardgate.wire.paths import OBJECTS
 from shardgate_gateway.http.problems import STATUS
-from shardgate_gateway.http.request import OBJECTS
 
 PAGE = (Path(__file__).parents[3] / "docs" / "http.md").read_text()
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from shardgate.wire import paths
 from shardgate_gateway.errors import KubernetesError, KubernetesUnavailable, TransformStartError
 from shardgate_gateway.etl.kubernetes import names
 from shardgate_gateway.etl.kubernetes.pod_problems import problem_of_pod, problem_of_refusal
@@ -253,7 +254,7 @@ class EnvironmentBuilder:
         flags = {
             "--requirement": environment.requirements,
             "--pip": [*_WHEELS_ONLY * (settings.requirements == "wheels"), *settings.pip_options],
-            "--upload-url": [f"{self._gateway_url}/v1/environments/{environment.digest}"],
+            "--upload-url": [self._gateway_url + paths.environment_path(environment.digest)],
             "--token-file": [f"{TOKEN_FOLDER}/token"],
         }
         limits = {"cpu": settings.cpu, "memory": settings.memory, "ephemeral-storage": settings.ephemeral_storage}

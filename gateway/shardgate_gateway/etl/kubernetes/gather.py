@@ -7,6 +7,7 @@ import json
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from shardgate.wire import paths
 from shardgate_gateway.errors import UpstreamUnavailable
 from shardgate_gateway.etl.kubernetes.demand import from_json, total
 
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from shardgate_gateway.cluster.membership import Member
     from shardgate_gateway.cluster.peers import Peers
     from shardgate_gateway.etl.kubernetes.demand import DemandBoard, Demands
-
-DEMAND_PATH = "/v1/cluster/demand"
 
 
 class Gather:
@@ -44,7 +43,7 @@ class Gather:
 
     async def _ask(self, peers: Peers, member: Member) -> Demands | None:
         try:
-            status, body = await peers.client.tell(member, "GET", DEMAND_PATH, [self._credentials.bearer()])
+            status, body = await peers.client.tell(member, "GET", paths.DEMAND, [self._credentials.bearer()])
             return from_json(json.loads(body)) if status == HTTPStatus.OK else None
         except (UpstreamUnavailable, ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError):
             return None

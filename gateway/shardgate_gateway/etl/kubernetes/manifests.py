@@ -15,6 +15,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from shardgate.wire import paths
 from shardgate_gateway.etl import generation_name
 from shardgate_gateway.etl.kubernetes import names
 from shardgate_gateway.etl.kubernetes.pod_limits import quantity
@@ -249,7 +250,7 @@ class Manifests:
     def _runtime(self, record: TransformRecord) -> Object:
         """Our runtime, which fetches the transform's package and runs it."""
         flags = {
-            "package-url": f"{self._gateway_url}/v1/transforms/{record.id}/package",
+            "package-url": self._gateway_url + paths.transform_path(record.id, "package"),
             "token-file": f"{TOKEN_FOLDER}/token",
             "transform-id": record.id,
             "listen": f"tcp:0.0.0.0:{WORKER_PORT}",
@@ -263,7 +264,7 @@ class Manifests:
         }
         environment = self._policy.environment(record.manifest, record.options)
         if environment is not None:
-            flags["environment-url"] = f"{self._gateway_url}/v1/environments/{environment.digest}"
+            flags["environment-url"] = self._gateway_url + paths.environment_path(environment.digest)
         mounts = {"tmp": TMP, "run": RUN_FOLDER}
         container: Object = {
             "name": RUNTIME,
@@ -284,7 +285,7 @@ class Manifests:
                     for index in range(len(record.options.secrets))
                 ),
             ],
-            **self._probes("/readyz", "/healthz", STATUS_PORT),
+            **self._probes(paths.READY, paths.ALIVE, STATUS_PORT),
         }
         return container
 

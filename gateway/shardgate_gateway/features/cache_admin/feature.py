@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
+from shardgate.wire import paths
 from shardgate_gateway.feature import Mount
 from shardgate_gateway.features.cache_admin import endpoints
 from shardgate_gateway.http.route import BY_HANDLER, route
@@ -28,7 +29,7 @@ class CacheAdmin:
 def routes(kernel: Kernel) -> tuple[Route, ...]:
     """Of this gateway."""
     return (
-        route("cache", "/v1/cache/?", needs=BY_HANDLER, GET=partial(endpoints.stat, kernel)),
-        route("prefetch", "/v1/cache/prefetch", needs=BY_HANDLER, POST=partial(endpoints.prefetch, kernel)),
-        route("evict", "/v1/cache/evict", needs=BY_HANDLER, POST=partial(endpoints.evict, kernel)),
+        route("cache", f"{paths.CACHE}/?", needs=BY_HANDLER, GET=partial(endpoints.stat, kernel)),
+        route("prefetch", f"{paths.CACHE}/prefetch", needs=BY_HANDLER, POST=partial(endpoints.prefetch, kernel)),
+        route("evict", f"{paths.CACHE}/evict", needs=BY_HANDLER, POST=partial(endpoints.evict, kernel)),
     )

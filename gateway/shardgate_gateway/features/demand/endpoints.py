@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from shardgate.wire import paths
 from shardgate_gateway.etl.kubernetes.demand import to_json
 from shardgate_gateway.http.route import route
 from shardgate_gateway.tokens import PEER
@@ -24,4 +25,4 @@ def routes(board: DemandBoard) -> tuple[Route, ...]:
         """What the readers of all processes of this gateway want, by transform."""
         return web.json_response(to_json(await asyncio.to_thread(board.read)))
 
-    return (route("demand", "/v1/cluster/demand", needs=PEER, GET=show),)
+    return (route("demand", paths.DEMAND, needs=PEER, GET=show),)

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
+from shardgate.wire import paths
 from shardgate_gateway.etl.environments import Environments
 from shardgate_gateway.feature import Mount
 from shardgate_gateway.features.environments import endpoints
@@ -31,7 +32,7 @@ def routes(kernel: Kernel, environments: Environments) -> tuple[Route, ...]:
     return (
         route(
             "environment",
-            "/v1/environments/([0-9a-f]{64})",
+            f"{paths.ENVIRONMENTS}/([0-9a-f]{{64}})",
             needs=BY_HANDLER,
             GET=partial(endpoints.get, environments),
             HEAD=partial(endpoints.head_of, environments),

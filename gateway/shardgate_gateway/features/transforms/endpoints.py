@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 from aiohttp import hdrs, web
 
 from shardgate import wire
+from shardgate.wire import paths
 from shardgate_gateway.errors import BadRequest
 from shardgate_gateway.etl.options import TransformOptions
 from shardgate_gateway.etl.registry import PAGE
@@ -51,7 +52,8 @@ async def show_all(kernel: Kernel, call: Call) -> web.StreamResponse:
     records, after = await kernel.registry.page(given.get("token", ""), limit)
     described = [_without_source(await _describe(kernel, record)) for record in records]
     query = urlencode({"limit": limit, "token": after})
-    return web.json_response(described, headers={hdrs.LINK: f'</v1/transforms?{query}>; rel="next"'} if after else None)
+    link = {hdrs.LINK: f'<{paths.TRANSFORMS}?{query}>; rel="next"'} if after else None
+    return web.json_response(described, headers=link)
 
 
 async def show(kernel: Kernel, _call: Call, name: str) -> web.StreamResponse:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
+from shardgate.wire import paths
 from shardgate_gateway.feature import Mount
 from shardgate_gateway.features.transforms import endpoints
 from shardgate_gateway.http.route import BY_HANDLER, route
@@ -28,11 +29,11 @@ class Transforms:
 
 def routes(kernel: Kernel) -> tuple[Route, ...]:
     """Of this gateway."""
-    one = "/v1/transforms/([^/]+)"
+    one = f"{paths.TRANSFORMS}/([^/]+)"
     return (
         route(
             "transforms",
-            "/v1/transforms/?",
+            f"{paths.TRANSFORMS}/?",
             needs=USE,
             changes=REGISTER,
             GET=partial(endpoints.show_all, kernel),
