@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -74,6 +75,12 @@ class ScriptedRunner(Runner):
         hello = wire.Hello(death=self.deaths.get(len(self.jobs) - 1))
         self.connections.append(Scripted(job, script, hello))
         return self.connections[-1]
+
+    def workers(self, record: TransformRecord) -> int:
+        return 1
+
+    def waiting(self, record: TransformRecord) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def check(self, manifest: wire.Manifest, options: TransformOptions) -> None: ...
     async def ensure(self, record: TransformRecord) -> None: ...

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,12 @@ class TcpRunner(Runner):
             connection.close()
             raise
         return connection
+
+    def workers(self, record: TransformRecord) -> int:
+        return 1
+
+    def waiting(self, record: TransformRecord) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def check(self, manifest: wire.Manifest, options: Any) -> None: ...
     async def ensure(self, record: TransformRecord) -> None: ...

@@ -17,8 +17,9 @@ So no circle of waits lasts, in whatever order pipelines name their stages, and 
 oldest request gets through: those in its way finish or let go, new ones stand behind it, and its patience grows until
 it is enough. One that was refused while it had sent something already loses more, so it waits `BEGUN_SECONDS` at least.
 
-**One at a time.** Requests of the same stages that were refused would refuse each other again. So of them one alone,
-the oldest, tries in each process until it has something; the others hold nothing meanwhile.
+**In turn.** Requests of the same stages that were refused would refuse each other again, and new ones would refuse
+them. So while any of them was refused, no more of them try at a time in each process than the rarest stage has workers,
+the oldest first, each until it has something; the others hold nothing meanwhile.
 
 **Silence.** All refusals together take `etl.queue_seconds` at most while the reader has nothing yet. Then it is
 answered 503 with a note of its place and its refusals, and goes on from there when it comes back.
@@ -59,7 +60,7 @@ class Hold:
         place: Of the reader; it has `seconds` where a worker waits for this request.
         waited: Seconds that refused tries took, with the pauses after them.
         begun: Some of the result was sent.
-        alone, is_alone: No other refused request of the same stages tries meanwhile.
+        turn, has_turn: To try, among requests of the same stages of which some were refused.
     """
 
     limit: float
@@ -67,9 +68,9 @@ class Hold:
     place: Place = field(default_factory=own_place)
     waited: float = 0.0
     begun: bool = False
-    alone: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
-    is_alone: bool = False
-    _tried_at: float = 0.0
+    turn: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
+    has_turn: bool = False
+    _tried_at: float = field(default_factory=time.monotonic)
 
     def try_begins(self, *, begun: bool) -> None:
         self.begun = begun
@@ -78,12 +79,13 @@ class Hold:
     @property
     def is_awaited(self) -> bool:
         """A worker is held until this request has one."""
-        return self.place.seconds is not None
+        return self.place.is_awaited
 
     @property
     def start_seconds(self) -> float:
         """Until the transform must have started, and a worker must be free."""
-        return self.limit if self.begun else max(self.limit - self.waited, STAGE_SECONDS)
+        waited = self.waited + time.monotonic() - self._tried_at
+        return self.limit if self.begun else max(self.limit - waited, STAGE_SECONDS)
 
     @property
     def line_seconds(self) -> float | None:

@@ -46,6 +46,11 @@ class Place:
     seconds: float | None = None
     held: str = ""
 
+    @property
+    def is_awaited(self) -> bool:
+        """A worker is held until this request has one."""
+        return self.seconds is not None
+
     def written(self) -> str:
         since = f"{self.since:.3f}"
         if self.seconds is not None:
@@ -90,7 +95,7 @@ class Turn(NamedTuple):
     def of_request(cls, number: int, *, wants_more: bool) -> Turn:
         """Of the request that is being answered."""
         place = own_place()
-        return cls(place.since, number, place.seconds is not None, wants_more)
+        return cls(place.since, number, place.is_awaited, wants_more)
 
 
 class Turns:
@@ -130,42 +135,44 @@ class WaitingLine:
     """Requests in front of a queue that serves in order of arrival, of which only a few may be in there."""
 
     def __init__(self) -> None:
-        self._inside = 0
+        self._inside = self._places = 0
         self._numbers = itertools.count()
         self._turns = Turns()
         self._waiting: dict[Turn, asyncio.Future[None]] = {}
 
     @asynccontextmanager
     async def turn(self, places: int, *, wants_more: bool = False) -> AsyncIterator[None]:
-        """Wait until it is this request's turn to be in there, as one of `places`."""
-        if self._inside < places:
-            self._inside += 1
-        else:
-            await self._called(Turn.of_request(next(self._numbers), wants_more=wants_more))
+        """Wait until it is this request's turn to be in there, as one of `places`: as many as the last one says."""
+        self._places = places
+        await self._called(Turn.of_request(next(self._numbers), wants_more=wants_more))
         try:
             yield
         finally:
-            self._call_next()
+            self._leave()
 
     async def _called(self, turn: Turn) -> None:
         call = self._waiting[turn] = asyncio.get_running_loop().create_future()
         self._turns.add(turn)
+        self._call()
         try:
             await call
         except asyncio.CancelledError:
             if not call.cancelled():  # it was called, and left at the same moment
-                self._call_next()
+                self._leave()
             raise
         finally:
             del self._waiting[turn]
             self._turns.discard(turn)
 
-    def _call_next(self) -> None:
-        """Hand the place to who waits for longest, if anybody does."""
-        while (turn := self._turns.next()) is not None:
+    def _leave(self) -> None:
+        self._inside -= 1
+        self._call()
+
+    def _call(self) -> None:
+        """Let in who waits for longest, while there are places."""
+        while self._inside < self._places and (turn := self._turns.next()) is not None:
             self._turns.discard(turn)
             call = self._waiting[turn]
             if not call.done():
                 call.set_result(None)
-                return
-        self._inside -= 1
+                self._inside += 1

@@ -23,5 +23,5 @@ async def within(seconds: float, transform_id: str) -> AsyncIterator[None]:
         async with asyncio.timeout(seconds):
             yield
     except TimeoutError:
-        text = f"no worker of {transform_id} was ready and free for {seconds:g} s"
+        text = f"no worker of {transform_id} was ready and free for {round(seconds, 2):g} s"
         raise Busy(text, hint="ask again, or add workers", retry_after=1.0) from None

@@ -140,11 +140,11 @@ class Relay:
             UpstreamError: The raw object can't be read.
         """
         hold = Hold(self._settings.queue_seconds, request.record.id)
-        async with hold.alone, contextlib.aclosing(self._tries(request, hold, skip, prefix)) as chunks:
+        async with hold.turn, contextlib.aclosing(self._tries(request, hold, skip, prefix)) as chunks:
             async for chunk in chunks:
-                if hold.is_alone:
-                    hold.is_alone = False
-                    await hold.alone.aclose()
+                if hold.has_turn:
+                    hold.has_turn = False
+                    await hold.turn.aclose()
                 yield chunk
 
     async def _tries(
@@ -164,7 +164,7 @@ class Relay:
             attempt = Attempt(progress.sample, progress.delivered, patience, has_stage_before=bool(request.before))
             hold.try_begins(begun=progress.delivered > skip)
             try:
-                await self._be_alone(request, hold)
+                await self._take_turn(request, hold)
                 connection = await self._connect(request, progress.resume(self._entitled(request, job, hold)), hold)
                 await self._check_worker(request, connection, begun=progress.delivered > 0)
                 async with contextlib.aclosing(
@@ -187,15 +187,23 @@ class Relay:
                 outcome = attempt.outcome
                 await self._account(request, attempt.stats(progress), outcome)
 
-    async def _be_alone(self, request: TransformRequest, hold: Hold) -> None:
-        """For one that was refused: wait for its turn among those of the same stages."""
-        if not request.before or hold.is_awaited or hold.is_alone or not hold.place.refusals:
+    async def _take_turn(self, request: TransformRequest, hold: Hold) -> None:
+        """Wait for the turn to try, where requests of the same stages were refused."""
+        if not request.before or hold.is_awaited or hold.has_turn:
             return
-        key = frozenset((request.record.id, *(stage.record.id for stage in request.before)))
-        line = self._refused.setdefault(key, WaitingLine())
-        async with within(hold.start_seconds, request.record.id):
-            await hold.alone.enter_async_context(line.turn(1))
-        hold.is_alone = True
+        records = [request.record, *(stage.record for stage in request.before)]
+        key = frozenset(record.id for record in records)
+        line = self._refused.get(key)
+        if line is None:
+            if not hold.place.refusals:
+                return
+            line = self._refused[key] = WaitingLine()
+        with contextlib.ExitStack() as waiting:
+            for record in records:
+                waiting.enter_context(self._runner.waiting(record))
+            async with within(hold.start_seconds, request.record.id):
+                await hold.turn.enter_async_context(line.turn(min(map(self._runner.workers, records))))
+        hold.has_turn = True
 
     async def _account(self, request: TransformRequest, stats: wire.Stats, outcome: Outcome) -> None:
         record = request.record

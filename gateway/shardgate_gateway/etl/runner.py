@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+    from contextlib import AbstractContextManager
     from datetime import datetime
 
     from shardgate import wire
@@ -97,6 +98,18 @@ class Runner(ABC):
     @abstractmethod
     async def start(self, record: TransformRecord) -> None:
         """`ensure`, also where somebody stopped it. Raises TransformStartError."""
+
+    @abstractmethod
+    def workers(self, record: TransformRecord) -> int:
+        """How many jobs of a transform that is ready can run at a time; at least 1."""
+
+    @abstractmethod
+    def waiting(self, record: TransformRecord) -> AbstractContextManager[None]:
+        """Count as one that waits for a worker.
+
+        Raises:
+            Busy: Too many wait already, and no worker is held for this one.
+        """
 
     @abstractmethod
     async def connect(self, record: TransformRecord, job: wire.Job, input: FileSpan | None) -> WorkerConnection:  # noqa: A002

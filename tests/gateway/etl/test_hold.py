@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from shardgate_gateway.etl.recipe import Recipe
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from shardgate_gateway.etl.transform_record import TransformRecord
     from shardgate_gateway.etl.transform_request import TransformRequest
 
 REFUSED = wire.Failure("stage_busy", "no worker of s-0 is free")
@@ -78,8 +80,6 @@ class Occupied(ScriptedRunner):
     """Nobody ever gets a worker."""
 
     async def connect(self, record: Any, job: wire.Job, input: Any) -> Any:  # noqa: A002
-        import asyncio
-
         await asyncio.Event().wait()
 
 
@@ -112,6 +112,45 @@ async def test_a_reader_that_pauses_gives_its_worker_back_however_often_it_was_r
             await hold_module.asyncio.sleep(0.001)
         got += chunk
     assert got == b"one"
+
+
+async def settle() -> None:
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+class Held(ScriptedRunner):
+    """The first job is refused its input, and all later ones get a worker only once `free` is set."""
+
+    def __init__(self, workers: dict[str, int], *scripts: Any) -> None:
+        super().__init__([REFUSED], *scripts)
+        self.free = asyncio.Event()
+        self._workers = workers
+
+    def workers(self, record: TransformRecord) -> int:
+        return self._workers[record.id]
+
+    async def connect(self, record: Any, job: wire.Job, input: Any) -> Any:  # noqa: A002
+        connection = await super().connect(record, job, input)
+        if len(self.jobs) > 1:
+            await self.free.wait()
+        return connection
+
+
+@pytest.mark.parametrize(("workers", "tries"), [({"s-0": 1, "t-0": 2}, 1), ({"s-0": 2, "t-0": 3}, 2)])
+async def test_new_requests_do_not_take_what_those_of_the_same_stages_were_refused(
+    workers: dict[str, int], tries: int
+) -> None:
+    runner = Held(workers, *[[b"one", "end"] for _ in range(6)])
+    streaming, _ = relay(runner)
+    refused = asyncio.create_task(collect(streaming, second_stage()))
+    await settle()
+    new = [asyncio.create_task(collect(streaming, second_stage())) for _ in range(5)]
+    await settle()
+    assert len(runner.jobs) == 1 + tries, "as many as the rarest stage has workers"
+    runner.free.set()
+    assert await asyncio.gather(refused, *new) == [b"one"] * 6
+    assert not streaming._refused, "from now on nobody waits for a turn"
 
 
 @pytest.mark.parametrize("circle", [("a", "b"), ("a", "b", "c"), ("c", "a", "b"), ("b", "a", "d", "c")])

@@ -64,6 +64,25 @@ async def test_who_leaves_takes_no_place_with_them(moment: str) -> None:
     assert line._inside == 0
 
 
+async def test_new_places_go_to_those_who_wait_for_longest() -> None:
+    line, served, leave = WaitingLine(), [], asyncio.Event()
+
+    async def one(number: int, places: int) -> None:
+        PLACE.set(Place(float(number)))
+        async with line.turn(places):
+            served.append(number)
+            await leave.wait()
+
+    tasks = []
+    for number, places in enumerate((1, 1, 1, 2, 1)):
+        tasks.append(asyncio.create_task(one(number, places)))
+        await settle()
+    assert served == [0, 1], "the last one says that there is one place, the one before it said two"
+    leave.set()
+    await asyncio.gather(*tasks)
+    assert served == [0, 1, 2, 3, 4]
+
+
 async def test_who_says_nothing_came_now() -> None:
     assert own_place().since <= own_place().since
     PLACE.set(Place(5.0))

@@ -17,6 +17,7 @@ from etl import Etl, collect, etl_in, eventually, pid_exists
 from shards import shard
 
 from shardgate_gateway.errors import Busy, SampleError, TransformError, TransformStartError
+from shardgate_gateway.etl.line import PLACE, Place
 
 
 def noisy(sample: dict[str, Any]) -> dict[str, Any]:
@@ -305,6 +306,18 @@ async def test_requests_beyond_the_queue_are_refused_with_a_time(tmp_path: Path)
             assert raised.value.retry_after
         first, second = await asyncio.gather(*waiting)
         assert first == second
+
+
+async def test_a_request_that_a_worker_is_held_for_is_never_one_too_many(tmp_path: Path) -> None:
+    async with etl_in(tmp_path, workers=1, max_waiting=1) as etl:
+        etl.put("a.tar", shard(5))
+        record = await etl.register(noisy, name="noisy")
+        async with etl.request(record, "a.tar") as request:
+            with etl.runner.waiting(record), pytest.raises(Busy):
+                await collect(etl.relay, request)
+            PLACE.set(Place(1.0, 0, 30.0, "s-0"))
+            with etl.runner.waiting(record):
+                assert await collect(etl.relay, request)
 
 
 async def test_a_reader_that_stops_waiting_leaves_the_queue(tmp_path: Path) -> None:

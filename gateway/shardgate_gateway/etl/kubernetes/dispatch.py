@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from shardgate_gateway import metrics
 from shardgate_gateway.errors import Busy, WorkerLost
-from shardgate_gateway.etl.line import Turn, Turns
+from shardgate_gateway.etl.line import Turn, Turns, own_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator
@@ -110,6 +110,11 @@ class Dispatcher:
         self._timer: asyncio.TimerHandle | None = None
 
     @property
+    def capacity(self) -> int:
+        """Jobs that can run at a time, on the pods that are ready."""
+        return self._routes.capacity
+
+    @property
     def demand(self) -> int:
         """Jobs that run or wait."""
         return self._running + self._waiting
@@ -136,9 +141,9 @@ class Dispatcher:
         """Count as one that waits: for a worker, or for pods to start.
 
         Raises:
-            Busy: Too many wait already.
+            Busy: Too many wait already, and no worker is held for this one.
         """
-        if self._waiting >= self._max_waiting:
+        if self._waiting >= self._max_waiting and not own_place().is_awaited:
             raise Busy(
                 f"{self._waiting} requests wait for a worker of {self._id}",
                 hint="raise the transform's max_replicas or workers, or etl.max_waiting",

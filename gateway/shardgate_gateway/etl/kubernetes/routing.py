@@ -106,6 +106,11 @@ class Routes:
         """No pod is ready."""
         return not any(pod.listed for pod in self._pods.values())
 
+    @property
+    def capacity(self) -> int:
+        """Jobs that all ready pods can work on at a time."""
+        return sum(pod.endpoint.capacity for pod in self._pods.values() if pod.listed)
+
     def update(self, endpoints: Iterable[Endpoint]) -> None:
         """Take what is ready now. Pods that are not listed any more keep the jobs that they have, and get no other."""
         ready = {endpoint.pod: endpoint for endpoint in endpoints}

@@ -52,6 +52,7 @@ from shardgate_gateway.kube.kinds import ENDPOINT_SLICE, annotations_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+    from contextlib import AbstractContextManager
 
     from shardgate import wire
     from shardgate_gateway.cache.reader import FileSpan
@@ -118,6 +119,12 @@ class KubernetesRunner(Runner):
     async def start(self, record: TransformRecord) -> None:
         with self._fleet.dispatcher(record.id).wanted():
             await self._started(record, by_hand=True)
+
+    def workers(self, record: TransformRecord) -> int:
+        return max(self._fleet.dispatcher(record.id).capacity, 1)
+
+    def waiting(self, record: TransformRecord) -> AbstractContextManager[None]:
+        return self._fleet.dispatcher(record.id).waiting()
 
     async def connect(self, record: TransformRecord, job: wire.Job, input: FileSpan | None) -> WorkerConnection:  # noqa: A002
         dispatcher = self._fleet.dispatcher(record.id)

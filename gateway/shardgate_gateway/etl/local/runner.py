@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from shardgate_gateway.errors import Busy, PackageInvalid, WorkerLost
 from shardgate_gateway.etl.connection import StreamConnection
 from shardgate_gateway.etl.container.local import MODULE, LocalContainers, check_local
 from shardgate_gateway.etl.generation_name import OPTIONS_VARIABLE, options_digest
+from shardgate_gateway.etl.line import own_place
 from shardgate_gateway.etl.local import limits
 from shardgate_gateway.etl.local.interpreter import Interpreter
 from shardgate_gateway.etl.local.logfile import LogFile
@@ -28,7 +30,7 @@ from shardgate_gateway.etl.local.runtime import Launch, LocalRuntime
 from shardgate_gateway.etl.runner import Runner, RunnerState, RunnerStatus, WorkerConnection
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 
     from shardgate import wire
     from shardgate_gateway.cache.reader import FileSpan
@@ -83,24 +85,33 @@ class LocalRunner(Runner):
         self._runtime(record.id).allow()
         await self.ensure(record)
 
-    async def connect(self, record: TransformRecord, job: wire.Job, input: FileSpan | None) -> WorkerConnection:  # noqa: A002
+    def workers(self, record: TransformRecord) -> int:
+        return max(self._runtime(record.id).workers, 1)
+
+    @contextmanager
+    def waiting(self, record: TransformRecord) -> Iterator[None]:
         runtime = self._runtime(record.id)
-        if runtime.waiting >= self._settings.max_waiting:
+        if runtime.waiting >= self._settings.max_waiting and not own_place().is_awaited:
             raise Busy(
                 f"{runtime.waiting} requests wait for a worker of {record.id}",
                 hint="add workers, or raise etl.max_waiting",
                 retry_after=BUSY_SECONDS,
             )
-        if input is not None and record.manifest.container is None:
-            job = replace(job, url="", token="", input_offset=input.offset, input_size=input.length)
         runtime.waiting += 1
         metrics.ETL_WAITING.inc()
         try:
-            async with runtime.line.turn(runtime.workers, wants_more=job.stages > 0):
-                return await self._hand_over(record, runtime, job, input)
+            yield
         finally:
             runtime.waiting -= 1
             metrics.ETL_WAITING.dec()
+
+    async def connect(self, record: TransformRecord, job: wire.Job, input: FileSpan | None) -> WorkerConnection:  # noqa: A002
+        runtime = self._runtime(record.id)
+        if input is not None and record.manifest.container is None:
+            job = replace(job, url="", token="", input_offset=input.offset, input_size=input.length)
+        with self.waiting(record):
+            async with runtime.line.turn(runtime.workers, wants_more=job.stages > 0):
+                return await self._hand_over(record, runtime, job, input)
 
     async def status(self, id: str) -> RunnerStatus:  # noqa: A002
         folder = RunDir(self._state_dir / "run" / id)

@@ -13,7 +13,8 @@ from shardgate_gateway.errors import Busy, WorkerLost
 from shardgate_gateway.etl.kubernetes import dispatch as dispatch_module
 from shardgate_gateway.etl.kubernetes.dispatch import TRIES, Dispatcher, NoPods, Place
 from shardgate_gateway.etl.kubernetes.routing import Endpoint, Routes
-from shardgate_gateway.etl.line import Turn
+from shardgate_gateway.etl.line import PLACE, Turn
+from shardgate_gateway.etl.line import Place as LinePlace
 
 
 @dataclass
@@ -131,6 +132,14 @@ async def test_one_too_many_is_told_when_to_come_again() -> None:
     first.close()
     for task in waiting:
         (await task).close()
+
+
+async def test_one_that_a_worker_is_held_for_is_never_one_too_many() -> None:
+    queue, cluster = dispatcher(*pods("a"), max_waiting=0), Cluster()
+    with pytest.raises(Busy):
+        await queue.connect(cluster.open)
+    PLACE.set(LinePlace(1.0, 0, 0.25, "s-0"))
+    (await queue.connect(cluster.open)).close()
 
 
 async def test_a_new_pod_serves_those_who_wait_at_once() -> None:
