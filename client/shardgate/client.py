@@ -27,7 +27,7 @@ from shardgate.tracebacks import Concise
 from shardgate.transform_like import TransformLike, id_of
 from shardgate.transport import PROGRESS_SECONDS, Transport
 from shardgate.urls import Bucket, ObjectName, object_path, result_path
-from shardgate.wds_opener import adopt
+from shardgate.wds_opener import register_endpoint
 from shardgate.wire import paths
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Client:
             TypeError: The transform is none.
         """
         query = _query(transform_id, args, seed, epoch, archpath)
-        adopt(self._endpoints, self.token)
+        register_endpoint(self._endpoints, self.token)
         return self.endpoint + result_path(Bucket.parse(bucket, provider), object_name, query)
 
     def expand_object_urls(
@@ -151,7 +151,7 @@ class Client:
             InvalidName: As in `object_url`.
         """
         parsed, query = Bucket.parse(bucket, provider), _query(transform_id, args, seed, epoch, None)
-        adopt(self._endpoints, self.token)
+        register_endpoint(self._endpoints, self.token)
         return [self.endpoint + result_path(parsed, name, query) for name in braces.expand(template, limit=limit)]
 
     def open(self, bucket: str | Bucket, object_name: str, **options: Any) -> ObjectReader:

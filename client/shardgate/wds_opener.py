@@ -6,9 +6,9 @@ gone; a tar that ends at a member's boundary, or inside a header, then reads as 
 curl's own retries start from the first byte, into a pipe that already holds the beginning. curl has no token of the
 client's, either.
 
-So a client that hands out a URL while webdataset is loaded takes over URLs of its own gateway (`adopt`), in this
-process and its forked workers. Other URLs stay as they are, and so does everything if the program has put an opener of
-its own in place of webdataset's. `install_opener` takes over all http URLs, for where curl is missing.
+So a client that hands out a URL while webdataset is loaded takes over URLs of its own gateway (`register_endpoint`),
+in this process and its forked workers. Other URLs stay as they are, and so does everything if the program has put an
+opener of its own in place of webdataset's. `install_opener` takes over all http URLs, for where curl is missing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _endpoints: dict[str, str] = {}
 """All endpoints of the client whose first one it is."""
 
 
-def adopt(endpoints: str, token: str | None) -> None:
+def register_endpoint(endpoints: str, token: str | None) -> None:
     """Open URLs of a client's (first) endpoint in Python, if webdataset is loaded and opens them by curl."""
     endpoint = endpoints.partition(",")[0].strip().rstrip("/")
     _tokens[endpoint] = token

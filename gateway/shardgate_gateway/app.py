@@ -31,12 +31,11 @@ from shardgate_gateway.cluster.calls import PeerCalls
 from shardgate_gateway.cluster.connection import PeerClient
 from shardgate_gateway.cluster.credentials import Credentials
 from shardgate_gateway.cluster.dns import DnsMembership
-from shardgate_gateway.cluster.heat import Heat
 from shardgate_gateway.cluster.membership import Member, Membership, StaticMembership
 from shardgate_gateway.cluster.peers import Peers
+from shardgate_gateway.cluster.popularity import Popularity
 from shardgate_gateway.confidential import hide
 from shardgate_gateway.errors import GatewayError
-from shardgate_gateway.etl.asked import Asked
 from shardgate_gateway.etl.delivery import Delivery
 from shardgate_gateway.etl.local.orphans import adopt_orphans
 from shardgate_gateway.etl.local.process import is_for_workers
@@ -45,6 +44,7 @@ from shardgate_gateway.etl.packages import Packages
 from shardgate_gateway.etl.registration import Registrar
 from shardgate_gateway.etl.registry import Registry
 from shardgate_gateway.etl.relay import Relay
+from shardgate_gateway.etl.seen_requests import SeenRequests
 from shardgate_gateway.features import cache_admin, demand, environments, transforms
 from shardgate_gateway.http.accept import Acceptor
 from shardgate_gateway.http.core_routes import core_routes
@@ -177,7 +177,7 @@ async def _open_kernel(settings: Settings, endpoint: str, stack: contextlib.Asyn
         sign=lambda scopes: tokens.mint("etl", scopes, seconds=settings.etl.progress_timeout + JOB_SECONDS),
         seal=tokens.seal,
     )
-    delivery = Delivery(cache, relay, registry, settings.etl, Asked(settings.cache.dir / "asked"))
+    delivery = Delivery(cache, relay, registry, settings.etl, SeenRequests(settings.cache.dir / "asked"))
     stack.push_async_callback(delivery.aclose)
     jobs = await stack.enter_async_context(JobSupervisor())
     for job in (*cache.jobs(), *packages.jobs()):
@@ -285,8 +285,10 @@ async def _open_cluster(
         api = await stack.enter_async_context(open_api(settings.kubernetes.kubeconfig, settings.kubernetes.namespace))
         membership = SliceMembership(api, cluster.service)
     await stack.enter_async_context(membership)
-    heat = Heat(cluster.hot_requests, cluster.hot_copies)
-    peers = await stack.enter_async_context(Peers(Member(name, cluster.url or endpoint), membership, client, heat))
+    popularity = Popularity(cluster.hot_requests, cluster.hot_copies)
+    peers = await stack.enter_async_context(
+        Peers(Member(name, cluster.url or endpoint), membership, client, popularity)
+    )
     return PeerCalls(peers, Credentials(tokens, name))
 
 

@@ -197,9 +197,9 @@ class Grant:
     def require(self, action: str, resource: str = "") -> None:
         """Raise Forbidden, naming the scope that is missing, unless `allows`."""
         if not self.allows(action, resource):
-            raise self.lacks(action, resource)
+            raise self.missing_scope(action, resource)
 
-    def lacks(self, action: str, resource: str = "") -> Forbidden:
+    def missing_scope(self, action: str, resource: str = "") -> Forbidden:
         scope = f"{action}:{resource}" if resource else action
         return Forbidden(
             f"the token of {self.subject} has no scope {scope}",

@@ -27,10 +27,10 @@ from shardgate import wire
 from shardgate_gateway.errors import Conflict
 from shardgate_gateway.etl.environments import Environments
 from shardgate_gateway.etl.kubernetes import names
-from shardgate_gateway.etl.kubernetes.clean import Caretaker
 from shardgate_gateway.etl.kubernetes.environment import EnvironmentBuilder
 from shardgate_gateway.etl.kubernetes.objects import Objects
 from shardgate_gateway.etl.kubernetes.policy import Policy
+from shardgate_gateway.etl.kubernetes.reconciler import Reconciler
 from shardgate_gateway.etl.kubernetes.runner import KubernetesRunner, open_runner
 from shardgate_gateway.etl.kubernetes.view import open_view
 from shardgate_gateway.etl.options import TransformOptions
@@ -196,9 +196,9 @@ class OtherGateways:
             yield runner
 
     @asynccontextmanager
-    async def caretaker(
+    async def reconciler(
         self, records: Callable[[], Awaitable[list[TransformRecord]]], **kubernetes: Any
-    ) -> AsyncIterator[Caretaker]:
+    ) -> AsyncIterator[Reconciler]:
         settings = self.settings(**kubernetes)
         async with (
             open_api(settings.kubernetes.kubeconfig, settings.kubernetes.namespace) as api,
@@ -209,7 +209,7 @@ class OtherGateways:
             objects = Objects(api, settings, policy, tokens)
             url = settings.serve.public_url
             builder = EnvironmentBuilder(api, settings.kubernetes, tokens, self._environments, url, objects.owner)
-            yield Caretaker(view, objects, policy, builder, records, settings.kubernetes.token_seconds)
+            yield Reconciler(view, objects, policy, builder, records, settings.kubernetes.token_seconds)
 
 
 @pytest.fixture
@@ -263,13 +263,13 @@ async def test_what_nobody_has_registered_any_more_is_removed(
         return base64.b64decode(secret["data"]["token"]).decode()
 
     before = token()
-    async with others.caretaker(without_the_lost) as caretaker:
+    async with others.reconciler(without_the_lost) as reconciler:
         await asyncio.sleep(1)  # a token's times are whole seconds
-        await caretaker.tend()
+        await reconciler.tend()
         renewed = jwt.decode(token(), options={"verify_signature": False})
         assert renewed["exp"] > jwt.decode(before, options={"verify_signature": False})["exp"]
         assert deployments(cluster, gateway, "lost-one"), "too young: it may be about to be registered"
-        await caretaker.tend(young_seconds=0)
+        await reconciler.tend(young_seconds=0)
     assert not deployments(cluster, gateway, "lost-one")
     assert deployments(cluster, gateway, "kept-one")
     assert not cluster.get("secrets", namespace=gateway.namespace, selector="shardgate.io/name=lost-one")
@@ -297,7 +297,7 @@ async def test_an_upgrade_of_the_runtime_and_back_rolls_without_a_failed_read(
     before, written = spec(), generation()
     url = gateway.object_url("a.tar", transform_id=id)
     with Readers(url, hashlib.sha256(whole).hexdigest(), 4) as readers:
-        async with others.caretaker(others.records, grace_seconds=50) as upgraded:
+        async with others.reconciler(others.records, grace_seconds=50) as upgraded:
             await upgraded.tend()
         assert generation() > written  # what is written there may be that of the first one again already
         await asyncio.to_thread(wait_until, rolled, GENEROUS_SECONDS, "both rolls")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from shardgate.wds_opener import adopt
+from shardgate.wds_opener import register_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,5 +138,5 @@ def webdataset_samples(url: str) -> Iterator[dict[str, Any]]:
         import webdataset
 
         parts = urlsplit(url)
-        adopt(f"{parts.scheme}://{parts.netloc}", None)
+        register_endpoint(f"{parts.scheme}://{parts.netloc}", None)
         yield from webdataset.WebDataset(url, shardshuffle=False)

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shardgate_gateway import metrics
-from shardgate_gateway.cache.draft import discard_fills
 from shardgate_gateway.cache.entry import EntryInvalid
 from shardgate_gateway.cache.fill import Fill, TryAgain
-from shardgate_gateway.cache.hot import EXHAUSTED, HotSet, Slot, load
+from shardgate_gateway.cache.hot import EXHAUSTED, HotSet, OpenEntry, load
 from shardgate_gateway.cache.layout import Layout, exists
 from shardgate_gateway.cache.members import Index, Member, NoIndex, index_stream
 from shardgate_gateway.cache.node import Counters, Node, survive
+from shardgate_gateway.cache.partial_entry import discard_fills
 from shardgate_gateway.cache.reader import DirectReading, EntryReading, FillReading, Reading, as_bytes
 from shardgate_gateway.cache.scrub import Scrubber
 from shardgate_gateway.cache.space import Space
@@ -173,12 +173,12 @@ class Cache:
         self._node.counters.hits += 1
         return self._entry_reading(source, slot)
 
-    def _entry_reading(self, source: Source, slot: Slot) -> EntryReading:
+    def _entry_reading(self, source: Source, slot: OpenEntry) -> EntryReading:
         if self._settings.verify == "always" and slot.entry is not None:
-            slot = Slot(slot.path, slot.identity, slot.meta, slot.validated_at, content=None, entry=slot.entry)
+            slot = OpenEntry(slot.path, slot.identity, slot.meta, slot.validated_at, content=None, entry=slot.entry)
         return EntryReading(self._node, source, slot, self._damaged)
 
-    async def _slot(self, source: Source) -> Slot | None:
+    async def _slot(self, source: Source) -> OpenEntry | None:
         """The entry on disk, opened once for all who want it."""
         slot = self._hot.get(source.entry_name)
         if slot is not None:
@@ -192,7 +192,7 @@ class Cache:
             raise TryAgain
         return slot
 
-    async def _load(self, name: str) -> Slot | None:
+    async def _load(self, name: str) -> OpenEntry | None:
         slot = await self._node.run(load, self._node, name)
         if slot is None:
             return None
@@ -348,7 +348,7 @@ class Cache:
         paths = [self._node.layout.entry(name) for name in names]
         return sum([await self._node.run(self._node.space.remove_entry, path) for path in paths])
 
-    def _damaged(self, slot: Slot) -> None:
+    def _damaged(self, slot: OpenEntry) -> None:
         """A block does not match its checksum: nobody is to open this entry again."""
         self._node.counters.corrupt += 1
         metrics.CACHE_DAMAGED.inc()

@@ -20,14 +20,14 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from shardgate_gateway.cache.control import Control, Record, State
-from shardgate_gateway.cache.draft import Draft
+from shardgate_gateway.cache.fill_leader import FillLeader
 from shardgate_gateway.cache.layout import OpenFile
-from shardgate_gateway.cache.lead import Lead
+from shardgate_gateway.cache.partial_entry import PartialEntry
 from shardgate_gateway.error_record import error_of, failure_of
 from shardgate_gateway.errors import GatewayError, LocalStorageError, UpstreamUnavailable
 
 if TYPE_CHECKING:
-    from shardgate_gateway.cache.hot import Slot
+    from shardgate_gateway.cache.hot import OpenEntry
     from shardgate_gateway.cache.node import Node
     from shardgate_gateway.cache.source import Source
     from shardgate_gateway.stores.base import ObjectMeta, ObjectStream
@@ -62,7 +62,7 @@ class Fill:
         self.failure: Exception | None = None
         self.led = False
         """This process fetched it, from the first byte on."""
-        self.slot: Slot | None = None
+        self.slot: OpenEntry | None = None
         """The entry that this process made of it."""
         self.handover: ObjectStream | None = None
         """The open stream of a body that turned out not to fit on the disk, for the first who wants it."""
@@ -199,13 +199,13 @@ class Fill:
         draft = None
         self._task = asyncio.current_task()
         try:
-            control, draft = await self._node.run(Draft.attach, self._node, self.source)
+            control, draft = await self._node.run(PartialEntry.attach, self._node, self.source)
             self._control = control
             draft = draft or await self._follow(control)
             if draft is not None:
                 self._take_part(draft.record)
                 self.file = draft.file
-                await Lead(self._node, self, draft).run()
+                await FillLeader(self._node, self, draft).run()
         except TryAgain as again:
             self._settle(self._interrupted() if self._opened.done() else again)
         except asyncio.CancelledError:
@@ -237,7 +237,7 @@ class Fill:
         problem.__cause__ = error
         return problem
 
-    async def _fail(self, draft: Draft | None, error: Exception) -> None:
+    async def _fail(self, draft: PartialEntry | None, error: Exception) -> None:
         self._node.counters.failures += 1
         if draft is not None and draft.record.state < State.DONE:
             try:
@@ -248,7 +248,7 @@ class Fill:
 
     # --- following
 
-    async def _follow(self, control: Control) -> Draft | None:
+    async def _follow(self, control: Control) -> PartialEntry | None:
         """Watch another process until it is done, or until its place is ours."""
         pause = POLL_FIRST
         while True:
@@ -262,16 +262,16 @@ class Fill:
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, POLL_LONGEST)
 
-    async def _inherit(self, control: Control) -> Draft | None:
+    async def _inherit(self, control: Control) -> PartialEntry | None:
         """The filler is gone."""
         record = control.read()  # its last words may have come between the look and the lock
         if record is None or record.meta is None:
-            await self._node.run(Draft.forget, self._node, control, record)
+            await self._node.run(PartialEntry.forget, self._node, control, record)
             raise TryAgain
         if self._learn(record):
             return None
         assert self.file is not None
-        return await self._node.run(Draft.inherit, self._node, self.source, control, record, self.file)
+        return await self._node.run(PartialEntry.inherit, self._node, self.source, control, record, self.file)
 
     def _learn(self, record: Record) -> bool:
         """Take over what the record says; True when there will be no more news."""

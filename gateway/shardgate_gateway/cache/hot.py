@@ -37,7 +37,7 @@ TOUCH_SECONDS = 60.0
 """Recency is recorded on disk at most so often."""
 
 
-class Slot:
+class OpenEntry:
     """One entry. Either `content` or `entry` is set."""
 
     __slots__ = (
@@ -131,19 +131,19 @@ class HotSet:
 
     def __init__(self, memory_bytes: int) -> None:
         self._memory = memory_bytes
-        self._slots: OrderedDict[str, Slot] = OrderedDict()
+        self._slots: OrderedDict[str, OpenEntry] = OrderedDict()
         self._weights: dict[str, int] = {}
         self._held = 0
         self._open = 0
         self._checked: OrderedDict[tuple[str, Identity], bytearray] = OrderedDict()
 
-    def get(self, name: str) -> Slot | None:
+    def get(self, name: str) -> OpenEntry | None:
         slot = self._slots.get(name)
         if slot is not None:
             self._slots.move_to_end(name)
         return slot
 
-    def put(self, name: str, slot: Slot) -> Slot:
+    def put(self, name: str, slot: OpenEntry) -> OpenEntry:
         self.drop(name)
         if slot.entry is not None:
             slot.checked = self._remembered(name, slot)
@@ -155,7 +155,7 @@ class HotSet:
         self._shrink()
         return slot
 
-    def keep_index(self, slot: Slot, members: Index) -> None:
+    def keep_index(self, slot: OpenEntry, members: Index) -> None:
         """Remember the tar index of a slot that was got from here, if there is memory for it."""
         before, slot.members = slot.members, members
         weight = slot.weight()
@@ -182,7 +182,7 @@ class HotSet:
         for name in [name for name, slot in self._slots.items() if slot.entry is not None]:
             self.drop(name)
 
-    def _remembered(self, name: str, slot: Slot) -> bytearray:
+    def _remembered(self, name: str, slot: OpenEntry) -> bytearray:
         key = (name, slot.identity)
         checked = self._checked.pop(key, slot.checked)
         for number, done in enumerate(slot.checked):
@@ -193,7 +193,7 @@ class HotSet:
         return checked
 
 
-def load(node: Node, name: str) -> Slot | None:
+def load(node: Node, name: str) -> OpenEntry | None:
     """The entry at its path, if there is a valid one; a small one with its verified content. Blocks."""
     path = node.layout.entry(name)
     try:
@@ -211,4 +211,4 @@ def load(node: Node, name: str) -> Slot | None:
         return None
     age = time.time() - entry.fetched_at  # negative after the clock was set back: ask again
     validated_at = time.monotonic() - age if age >= 0 else -math.inf
-    return Slot(path, entry.identity, entry.meta, validated_at, content=content, entry=None if small else entry)
+    return OpenEntry(path, entry.identity, entry.meta, validated_at, content=content, entry=None if small else entry)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import xxhash
 
     from shardgate_gateway.cache.fill import Fill
-    from shardgate_gateway.cache.hot import Slot
+    from shardgate_gateway.cache.hot import OpenEntry
     from shardgate_gateway.cache.members import Index
     from shardgate_gateway.cache.node import Node
     from shardgate_gateway.cache.source import Source
@@ -90,7 +90,7 @@ class EntryReading(Reading):
 
     state = "hit"
 
-    def __init__(self, node: Node, source: Source, slot: Slot, damaged: Callable[[Slot], None]) -> None:
+    def __init__(self, node: Node, source: Source, slot: OpenEntry, damaged: Callable[[OpenEntry], None]) -> None:
         self._node = node
         self._source = source
         self._slot = slot
@@ -117,7 +117,7 @@ class EntryReading(Reading):
         return FileSpan(self._slot.entry.file.fd, BODY_OFFSET, self._slot.size)
 
     @property
-    def slot(self) -> Slot:
+    def slot(self) -> OpenEntry:
         return self._slot
 
     def members(self) -> Index:
@@ -201,7 +201,7 @@ class FillReading(Reading):
         await self._fill.finished()
 
     @property
-    def slot(self) -> Slot | None:
+    def slot(self) -> OpenEntry | None:
         """The entry that the fetch has become, if it has become one in this process."""
         return self._fill.slot
 

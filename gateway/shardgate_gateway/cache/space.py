@@ -5,7 +5,7 @@ small file under a lock. What is reserved also stands in the records of the fill
 changes a reservation writes its record under the same lock (`tell`). A process that dies leaves its reservation behind,
 and an invalidated fill has no record any more; a recount, which looks at the real files, sets that right.
 
-Recency is the access time of an entry's file. It is set explicitly (`Slot.touch`), at most once a minute, because
+Recency is the access time of an entry's file. It is set explicitly (`OpenEntry.touch`), at most once a minute, because
 mounts with `relatime` or `noatime` don't; the modification time is never touched.
 """
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from shardgate_gateway.cluster.connection import PeerClient
-    from shardgate_gateway.cluster.heat import Heat
     from shardgate_gateway.cluster.membership import Membership
+    from shardgate_gateway.cluster.popularity import Popularity
 
 log = logging.getLogger(__name__)
 
@@ -44,17 +44,17 @@ class Peers:
         me: This gateway.
         membership: Who is meant to be there; entered already.
         client: To ask whoever did not answer.
-        heat: What is known of hot objects.
+        popularity: What is known of hot objects.
 
     Attributes:
         me: As the others see it, as soon as the membership has it.
         grew_at: When this gateway started, or another one came (monotonic): objects have other owners since.
     """
 
-    def __init__(self, me: Member, membership: Membership, client: PeerClient, heat: Heat) -> None:
+    def __init__(self, me: Member, membership: Membership, client: PeerClient, popularity: Popularity) -> None:
         self.me = me
         self.client = client
-        self.heat = heat
+        self.popularity = popularity
         self._membership = membership
         self._suspects: dict[str, asyncio.Task[None]] = {}
         self._live: dict[str, Member] = {}
@@ -95,7 +95,7 @@ class Peers:
 
     def serves(self, thing: str) -> bool:
         """Whether a request for it is answered here."""
-        return self.me in self.ranked(thing)[: self.heat.copies(thing)]
+        return self.me in self.ranked(thing)[: self.popularity.copies(thing)]
 
     def suspect(self, member: Member, error: UpstreamUnavailable) -> None:
         """It was not reached, or broke off: leave it out until it answers. Where it was silent it may be busy."""

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from shardgate_gateway.cache.cache import Cache
     from shardgate_gateway.cache.reader import Reading
     from shardgate_gateway.cache.source import Source
-    from shardgate_gateway.etl.asked import Asked
     from shardgate_gateway.etl.recipe import Asker
     from shardgate_gateway.etl.registry import Registry
     from shardgate_gateway.etl.relay import Relay
+    from shardgate_gateway.etl.seen_requests import SeenRequests
     from shardgate_gateway.settings import EtlSettings
     from shardgate_gateway.stores.base import ObjectMeta
 
@@ -70,20 +70,22 @@ class Delivery:
         relay: Computes them.
         registry: Knows the transforms.
         settings: Of transforms.
-        asked: Remembers which results were asked for.
+        seen: Remembers which results were asked for.
     """
 
-    def __init__(self, cache: Cache, relay: Relay, registry: Registry, settings: EtlSettings, asked: Asked) -> None:
+    def __init__(
+        self, cache: Cache, relay: Relay, registry: Registry, settings: EtlSettings, seen: SeenRequests
+    ) -> None:
         self._cache = cache
         self._relay = relay
         self._registry = registry
         self._args_bytes = settings.args_bytes
-        self._asked = asked
+        self._seen = seen
         self.copies = SmallCopies(cache, settings.small_result_bytes)
 
     async def aclose(self) -> None:
         await self.copies.aclose()
-        self._asked.close()
+        self._seen.close()
         await self._relay.aclose()
 
     async def recipe(self, names: str, args: str = "", *, seed: int = 0, epoch: int = 0) -> Recipe:
@@ -155,7 +157,7 @@ class Delivery:
     def _is_to_be_kept(self, result: ResultSource) -> bool:
         """Whether this request has it computed into the cache. Under `auto` it is remembered for the next one."""
         policy = result.recipe.record.options.cache
-        return policy == "always" or (policy == "auto" and self._asked.add(result.entry_name))
+        return policy == "always" or (policy == "auto" and self._seen.add(result.entry_name))
 
     async def _compute(self, result: ResultSource, raw: Reading) -> AsyncGenerator[memoryview]:
         """A result that is not kept, straight from the worker; as `Relay.stream`, whose buffers it yields."""

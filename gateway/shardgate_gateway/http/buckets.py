@@ -48,7 +48,7 @@ async def show_objects(kernel: Kernel, call: Call, name: str) -> web.StreamRespo
     prefix = given.get("prefix", "")
     bucket = kernel.buckets.find(name, provider(given), call.grant, key=f"{prefix}*")
     if not call.grant.allows_below(READ, f"{bucket}/{prefix}"):
-        raise call.grant.lacks(READ, f"{bucket}/{prefix}*")
+        raise call.grant.missing_scope(READ, f"{bucket}/{prefix}*")
     limit = number(given, "limit", PAGE)
     if not 1 <= limit <= PAGE:
         raise BadRequest(f"limit={limit} is not between 1 and {PAGE}")

@@ -116,7 +116,7 @@ class HotPath:
         self._remember(message.path, source)
         more = _FIELDS
         if self._calls is not None and self._calls.is_peer(headers):
-            more += copies_line(self._calls.peers.heat.count(source.entry_name))
+            more += copies_line(self._calls.peers.popularity.count(source.entry_name))
         identity = request_id(headers)
         top = head(
             HTTPStatus.OK,

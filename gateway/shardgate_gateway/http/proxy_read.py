@@ -103,7 +103,7 @@ async def _elsewhere(calls: PeerCalls, call: Call, place: There) -> web.StreamRe
     peers = calls.peers
     first = random.choice(place.ranked[: place.copies])  # noqa: S311 (spreads load)
     if first.name in _reached(call):
-        peers.heat.heard(place.name, max(place.copies, peers.heat.count(place.name)))
+        peers.popularity.heard(place.name, max(place.copies, peers.popularity.count(place.name)))
         return _redirect(call, first)
     for member in (first, *(other for other in place.ranked if other != first)):
         if member == peers.me:
@@ -133,7 +133,7 @@ async def _proxy(calls: PeerCalls, call: Call, member: Member, place: There) -> 
     )
     try:
         if copies_now := copies_in(answer.head.headers):
-            calls.peers.heat.heard(place.name, copies_now)
+            calls.peers.popularity.heard(place.name, copies_now)
         length = answer.length
         small = await answer.read() if length is not None and length <= RECEIVE_BYTES else None
         status, top = HTTPStatus(answer.head.status), _head(call, member, answer.head)

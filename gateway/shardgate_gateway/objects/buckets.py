@@ -79,7 +79,7 @@ class Buckets:
         bucket = next(iter(candidates.values()), None) if provider is None else candidates.get(provider)
         if bucket is None:
             if not any(grant.knows(f"{each}://{name}") for each in ((provider,) if provider else PROVIDERS)):
-                raise grant.lacks(action, f"{provider or '*'}://{name}/{key}")
+                raise grant.missing_scope(action, f"{provider or '*'}://{name}/{key}")
             wanted = f"{provider}://{name}" if provider else name
             known = ", ".join(str(bucket) for bucket in self if grant.knows(str(bucket)))
             raise NotFound(f"there is no bucket {wanted}", hint=f"this gateway has {known or 'no bucket at all'}")

@@ -8,8 +8,8 @@ so gateways that disagree never send a request in circles.
 while it looks there before it fetches anything from the store, so an object is fetched once also while owners change
 (`cache/peer.py`).
 
-**Hot objects.** The owner says how many gateways should hold an object (`cluster/heat.py`). Those keep a copy of it,
-read from the owner, and the others spread their requests over them.
+**Hot objects.** The owner says how many gateways should hold an object (`cluster/popularity.py`). Those keep a copy of
+it, read from the owner, and the others spread their requests over them.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Ownership:
             return Here(bucket.source(key))
         peers, name = self.calls.peers, bucket.source(key).entry_name
         ranked = peers.ranked(name)
-        copies = min(peers.heat.copies(name), len(ranked)) if copied else 1
+        copies = min(peers.popularity.copies(name), len(ranked)) if copied else 1
         if peers.me == ranked[0]:
             return Here(self._owned(bucket, key))
         if peers.me in ranked[:copies]:
@@ -105,7 +105,7 @@ class Ownership:
         peers, name = self.calls.peers, bucket.source(key).entry_name
         owner = peers.ranked(name)[0]
         if peers.me == owner:
-            return Here(self._owned(bucket, key), peers.heat.count(name) if copied else 1)
+            return Here(self._owned(bucket, key), peers.popularity.count(name) if copied else 1)
         if copied and is_hot:
             return Here(self._copy(owner, bucket, key))
         return Here(bucket.source(key))

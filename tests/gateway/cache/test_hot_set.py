@@ -8,15 +8,15 @@ import time
 import pytest
 from cache_lab import MIB, get, lab_source, noise
 
-from shardgate_gateway.cache.hot import HotSet, Slot
+from shardgate_gateway.cache.hot import HotSet, OpenEntry
 from shardgate_gateway.cache.layout import Identity
 from shardgate_gateway.cache.members import Member, NoIndex
 from shardgate_gateway.stores.base import ObjectMeta
 
 
-def slot(name: str, content: bytes = b"", etag: str = "e") -> Slot:
+def slot(name: str, content: bytes = b"", etag: str = "e") -> OpenEntry:
     meta = ObjectMeta(name, len(content), etag)
-    return Slot(f"/entries/{name}", Identity(1, 2, 3), meta, 0.0, content=content, entry=None)
+    return OpenEntry(f"/entries/{name}", Identity(1, 2, 3), meta, 0.0, content=content, entry=None)
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 20, b"x" * 5000])

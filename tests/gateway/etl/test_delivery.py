@@ -15,10 +15,10 @@ from shards import shard
 from shardgate_gateway.cache import fill
 from shardgate_gateway.cache.reader import FileSpan, Reading
 from shardgate_gateway.errors import GenerationChanged, PreconditionFailed, SampleError
-from shardgate_gateway.etl.asked import SLOTS, Asked
 from shardgate_gateway.etl.delivery import Delivery, Kept
 from shardgate_gateway.etl.pipeline import Stage
 from shardgate_gateway.etl.recipe import Asker, Recipe
+from shardgate_gateway.etl.seen_requests import SLOTS, SeenRequests
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -34,7 +34,7 @@ class Lab:
         self.etl = etl
         self.calls = etl.folder / "calls"
         self.calls.touch()
-        self.delivery = Delivery(etl.cache, etl.relay, etl.registry, etl.settings, Asked(etl.folder / "asked"))
+        self.delivery = Delivery(etl.cache, etl.relay, etl.registry, etl.settings, SeenRequests(etl.folder / "asked"))
 
     async def register(self, policy: str) -> TransformRecord:
         def counted(sample: dict[str, Any], path: str = str(self.calls)) -> dict[str, Any]:
@@ -243,7 +243,7 @@ async def test_a_copy_counts_until_it_is_in_the_cache(kept: Lab, monkeypatch: py
 
 def test_a_full_disk_costs_asked_its_memory_and_nobody_an_error(tmp_path: Path) -> None:
     """Not by a memory map, whose touch would be SIGBUS there."""
-    asked = Asked(tmp_path / "asked")
+    asked = SeenRequests(tmp_path / "asked")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
     try:
@@ -257,7 +257,7 @@ def test_a_full_disk_costs_asked_its_memory_and_nobody_an_error(tmp_path: Path) 
 
 
 def test_asked_needs_no_file(tmp_path: Path) -> None:
-    asked = Asked(tmp_path / "no folder" / "asked")
+    asked = SeenRequests(tmp_path / "no folder" / "asked")
     assert not asked.add("0000000a" * 8)
     assert asked.add("0000000a" * 8)
     asked.close()
@@ -265,7 +265,7 @@ def test_asked_needs_no_file(tmp_path: Path) -> None:
 
 
 def test_asked_remembers_what_it_can_and_never_more(tmp_path: Path) -> None:
-    asked, other = Asked(tmp_path / "asked"), Asked(tmp_path / "asked")
+    asked, other = SeenRequests(tmp_path / "asked"), SeenRequests(tmp_path / "asked")
     one, same_slot = "a" * 56 + "00000001", "b" * 56 + "00000001"
     assert not asked.add(one)
     assert other.add(one)

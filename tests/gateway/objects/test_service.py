@@ -16,9 +16,9 @@ from shardgate_gateway.cache.reader import as_bytes
 from shardgate_gateway.cluster.calls import PeerCalls
 from shardgate_gateway.cluster.connection import PeerClient
 from shardgate_gateway.cluster.credentials import Credentials
-from shardgate_gateway.cluster.heat import Heat
 from shardgate_gateway.cluster.membership import Member, StaticMembership
 from shardgate_gateway.cluster.peers import Peers
+from shardgate_gateway.cluster.popularity import Popularity
 from shardgate_gateway.errors import NotFound, UpstreamUnavailable
 from shardgate_gateway.objects.buckets import Bucket
 from shardgate_gateway.objects.events import Deleted, Written
@@ -172,7 +172,7 @@ async def beside(cluster: Gateways, tmp_path) -> AsyncIterator[Objects]:
     client = PeerClient(1.0)
     members = StaticMembership({name: gateway.endpoint for name, gateway in cluster.items()})
     async with (
-        Peers(Member("c", "http://127.0.0.1:9"), members, client, Heat(0, 1)) as peers,
+        Peers(Member("c", "http://127.0.0.1:9"), members, client, Popularity(0, 1)) as peers,
         objects_in(tmp_path, PeerCalls(peers, Credentials(tokens, "c"))) as objects,
     ):
         yield objects

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from shardgate_gateway.etl.environments import Environments
 from shardgate_gateway.etl.kubernetes.demand import DemandBoard
-from shardgate_gateway.etl.kubernetes.gather import Gather
+from shardgate_gateway.etl.kubernetes.demand_collector import DemandCollector
 from shardgate_gateway.etl.kubernetes.runner import open_runner
 from shardgate_gateway.metrics import WORKER_NUMBER
 
@@ -46,7 +46,7 @@ async def open_pods(
         BadRequest: There is no way to the API server.
     """
     board = demand_board(settings.state.dir)
-    demands = Gather(board, peers, credentials)
+    demands = DemandCollector(board, peers, credentials)
     async with open_runner(settings, tokens, Environments(payloads), registry.list, demands) as runner:
         publishing = asyncio.create_task(board.keep_publishing(runner.demands))
         try:

@@ -32,7 +32,6 @@ from shardgate_gateway.errors import (
 )
 from shardgate_gateway.etl.container.client import ContainerClient
 from shardgate_gateway.etl.kubernetes import names
-from shardgate_gateway.etl.kubernetes.clean import Caretaker
 from shardgate_gateway.etl.kubernetes.connect import connect, open_job
 from shardgate_gateway.etl.kubernetes.dispatch import NoPods
 from shardgate_gateway.etl.kubernetes.environment import EnvironmentBuilder
@@ -42,6 +41,7 @@ from shardgate_gateway.etl.kubernetes.logs import PodLogs
 from shardgate_gateway.etl.kubernetes.manifests import options_digest
 from shardgate_gateway.etl.kubernetes.objects import Objects
 from shardgate_gateway.etl.kubernetes.policy import Policy
+from shardgate_gateway.etl.kubernetes.reconciler import Reconciler
 from shardgate_gateway.etl.kubernetes.routing import Here, ready_endpoints
 from shardgate_gateway.etl.kubernetes.scale import Scaler
 from shardgate_gateway.etl.kubernetes.state import Failure, Verdict, judge
@@ -371,11 +371,11 @@ async def open_runner(
         builder = EnvironmentBuilder(api, kubernetes, tokens, environments, url, objects.owner)
         runner = KubernetesRunner(settings, view, fleet, objects, builder, policy, PodLogs(api, view))
         stack.push_async_callback(runner.aclose)
-        caretaker = Caretaker(view, objects, policy, builder, records, kubernetes.token_seconds)
+        reconciler = Reconciler(view, objects, policy, builder, records, kubernetes.token_seconds)
         scaler = Scaler(fleet.targets, demands, fleet.scale)
         instance = names.instance_name(kubernetes.instance)
         lease = Lease(api, instance, f"{socket.gethostname()}-{os.getpid()}", partial(_lease, objects, instance))
-        contending = asyncio.create_task(_contend(view, lease, caretaker, scaler), name="lease")
+        contending = asyncio.create_task(_contend(view, lease, reconciler, scaler), name="lease")
         stack.push_async_callback(_end, contending)
         stack.push_async_callback(_end, asyncio.create_task(_learn_zone(api, here), name="zone"))
         yield runner
@@ -400,12 +400,12 @@ async def _lease(objects: Objects, instance: str) -> dict[str, Any]:
     return {"labels": names.instance_labels(instance), "ownerReferences": [owner] if owner else []}
 
 
-async def _contend(view: ClusterView, lease: Lease, caretaker: Caretaker, scaler: Scaler) -> None:
+async def _contend(view: ClusterView, lease: Lease, reconciler: Reconciler, scaler: Scaler) -> None:
     """Nobody leads who does not know what there is."""
 
     async def lead() -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(caretaker.run())
+            tasks.create_task(reconciler.run())
             tasks.create_task(scaler.run())
 
     await view.wait_until_synced()

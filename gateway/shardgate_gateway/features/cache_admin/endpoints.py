@@ -106,7 +106,7 @@ async def _for_all(
         call.grant.require(scope, f"{bucket}/{key}")
         return 1, await action(bucket, key), []
     if not call.grant.allows_below(scope, f"{bucket}/{given['prefix']}"):
-        raise call.grant.lacks(scope, f"{bucket}/{given['prefix']}*")
+        raise call.grant.missing_scope(scope, f"{bucket}/{given['prefix']}*")
     done = total = 0
     failures: list[dict[str, str]] = []
     async for page in kernel.objects.pages(bucket, given["prefix"]):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from shardgate_gateway.etl.kubernetes.demand import DemandBoard, Demands
 
 
-class Gather:
+class DemandCollector:
     """Asks all gateways.
 
     Args:

@@ -39,7 +39,7 @@ RESERVE_STEP = 64 << 20
 """Bytes reserved at a time for a body of unknown length."""
 
 
-class Draft:
+class PartialEntry:
     """Held by whoever holds the lock of the control file. Its methods block, except `save`."""
 
     def __init__(self, node: Node, source: Source, control: Control, record: Record, body: OpenFile) -> None:
@@ -52,7 +52,7 @@ class Draft:
         self._control = control
 
     @classmethod
-    def attach(cls, node: Node, source: Source) -> tuple[Control, Draft | None]:
+    def attach(cls, node: Node, source: Source) -> tuple[Control, PartialEntry | None]:
         """Join the fill that is there (no draft), inherit one whose filler died, or begin a new one.
 
         Raises:
@@ -73,7 +73,7 @@ class Draft:
             control.close()
 
     @classmethod
-    def _take(cls, node: Node, source: Source, control: Control) -> Draft | None:
+    def _take(cls, node: Node, source: Source, control: Control) -> PartialEntry | None:
         """Begin a new fill, or resume the one that is there; remove it, and return None, where that can't be."""
         record = control.read()
         if record is None:
@@ -102,7 +102,7 @@ class Draft:
         node.space.release(record.reserved if record is not None else 0, remove)
 
     @classmethod
-    def inherit(cls, node: Node, source: Source, control: Control, record: Record, file: OpenFile) -> Draft:
+    def inherit(cls, node: Node, source: Source, control: Control, record: Record, file: OpenFile) -> PartialEntry:
         """Become the filler of a body that is open for reading already, even if it was unlinked."""
         return cls(node, source, control, record, OpenFile.writing(f"/proc/self/fd/{file.fd}"))
 

@@ -23,23 +23,23 @@ import xxhash
 
 from shardgate_gateway.cache.blocks import BLOCK, BlockSums, block_count
 from shardgate_gateway.cache.fetch import changed, open_current, open_version, read_version
-from shardgate_gateway.cache.hot import Slot, load
+from shardgate_gateway.cache.hot import OpenEntry, load
 from shardgate_gateway.cache.piece import Piece
 from shardgate_gateway.errors import GatewayError, LocalStorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from shardgate_gateway.cache.draft import Draft
     from shardgate_gateway.cache.fill import Fill
     from shardgate_gateway.cache.node import Node
+    from shardgate_gateway.cache.partial_entry import PartialEntry
     from shardgate_gateway.stores.base import ObjectMeta, ObjectStream
 
 
-class Lead:
+class FillLeader:
     """One run of the filler. It tells `fill`, and through the control record the other processes, how far it is."""
 
-    def __init__(self, node: Node, fill: Fill, draft: Draft) -> None:
+    def __init__(self, node: Node, fill: Fill, draft: PartialEntry) -> None:
         self._node = node
         self._fill = fill
         self._draft = draft
@@ -236,13 +236,15 @@ class Lead:
         self._fill.gaps = self._record.gaps
         self._fill.move(size, complete=True)
 
-    async def _end(self) -> Slot | None:
+    async def _end(self) -> OpenEntry | None:
         if not self._one_trip:
             return await self._node.run_apart(self._publish)
         loop, buffers = asyncio.get_running_loop(), await self._pieces[0].take()
         return await self._node.run(self._write_and_publish, buffers, loop)
 
-    def _write_and_publish(self, buffers: list[bytes | memoryview], loop: asyncio.AbstractEventLoop) -> Slot | None:
+    def _write_and_publish(
+        self, buffers: list[bytes | memoryview], loop: asyncio.AbstractEventLoop
+    ) -> OpenEntry | None:
         """In a thread; raises OSError. Readers get the body as soon as it is in the file."""
         piece = self._pieces[0]
         piece.write(buffers)
@@ -250,7 +252,7 @@ class Lead:
         loop.call_soon_threadsafe(self._tell, piece.written)
         return self._publish()
 
-    def _publish(self) -> Slot | None:
+    def _publish(self) -> OpenEntry | None:
         """Make it an entry, if it still may and can become one, and open that. In a thread; raises OSError."""
         meta = self._record.meta
         assert meta is not None
@@ -266,7 +268,7 @@ class Lead:
             if self._fill.is_small(meta):
                 content = self._draft.content(meta)
                 path = self._node.layout.entry(self._source.entry_name)
-                return Slot(path, identity, meta, self._record.opened_at, content=content, entry=None)
+                return OpenEntry(path, identity, meta, self._record.opened_at, content=content, entry=None)
             slot = load(self._node, self._source.entry_name)
         except OSError:  # no descriptor is free; the next reader opens it, or is told so
             return None

@@ -22,7 +22,7 @@ _SLOT = struct.Struct("=Q")
 log = logging.getLogger(__name__)
 
 
-class Asked:
+class SeenRequests:
     """The table in `path`, made if it is not there; in memory of this process where it can't be made."""
 
     def __init__(self, path: Path) -> None:

@@ -20,7 +20,7 @@ REMEMBERED_SECONDS = 60.0
 MAX_OBJECTS = 8192
 
 
-class Heat:
+class Popularity:
     """What this gateway knows of hot objects, its own and those of others.
 
     Args:

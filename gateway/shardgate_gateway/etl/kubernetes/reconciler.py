@@ -41,7 +41,7 @@ AGAIN_SECONDS = 600.0
 log = logging.getLogger(__name__)
 
 
-class Caretaker:
+class Reconciler:
     """Cleans and renews, for as long as it is let run.
 
     Args:
