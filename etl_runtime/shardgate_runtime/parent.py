@@ -50,7 +50,8 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 0.25
 BACKOFF_SECONDS = 0.5
 """Before a worker that died in setup, or soon after it, is forked again; doubles each time."""
-MAX_BACKOFF_SECONDS = 30.0
+MAX_BACKOFF_SECONDS = 2.0
+"""Readers may wait for that worker, and somebody else may have killed those before it."""
 MAX_QUICK_DEATHS = 3
 """Of one place's workers in a row, after which a runtime that was never ready gives up."""
 QUICK_SECONDS = 10.0
