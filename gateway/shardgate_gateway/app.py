@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from shardgate.providers import split_bucket
+from shardgate_gateway.auth.tokens import Tokens
 from shardgate_gateway.cache.cache import Cache
 from shardgate_gateway.cluster.calls import PeerCalls
 from shardgate_gateway.cluster.connection import PeerClient
@@ -66,7 +67,6 @@ from shardgate_gateway.stores.measured import Measured
 from shardgate_gateway.stores.open import open_store
 from shardgate_gateway.stores.start_check import check_buckets
 from shardgate_gateway.stores.upload_memory import UploadMemory
-from shardgate_gateway.tokens import Tokens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from shardgate_gateway.auth.tokens import Tokens
     from shardgate_gateway.cache.cache import Cache
     from shardgate_gateway.cluster.calls import PeerCalls
     from shardgate_gateway.etl.delivery import Delivery
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from shardgate_gateway.state.database import Database
     from shardgate_gateway.stores.base import Store
     from shardgate_gateway.stores.upload_memory import UploadMemory
-    from shardgate_gateway.tokens import Tokens
 
 
 @dataclass(slots=True)

@@ -24,6 +24,7 @@ from gateway_on_host import COMPONENT, HostGateway, Readers, gateway_on_host
 import shardgate
 from cluster import wait_until
 from shardgate import wire
+from shardgate_gateway.auth.tokens import Tokens
 from shardgate_gateway.errors import Conflict
 from shardgate_gateway.etl.environments import Environments
 from shardgate_gateway.etl.kubernetes import names
@@ -38,7 +39,6 @@ from shardgate_gateway.etl.transform_record import TransformRecord
 from shardgate_gateway.kube.client import open_api
 from shardgate_gateway.settings import BucketSettings, Settings, UpstreamSettings, load
 from shardgate_gateway.stores.open import open_store
-from shardgate_gateway.tokens import Tokens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator

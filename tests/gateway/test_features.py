@@ -14,6 +14,7 @@ from etl import eventually
 from routes import every_route
 
 from shardgate_gateway.app import FEATURES, build
+from shardgate_gateway.auth.scopes import USE
 from shardgate_gateway.feature import Mount
 from shardgate_gateway.http.core_routes import core_routes
 from shardgate_gateway.http.route import route
@@ -22,7 +23,6 @@ from shardgate_gateway.http.server import Server
 from shardgate_gateway.jobs.periodic import Periodic
 from shardgate_gateway.objects.events import Written
 from shardgate_gateway.settings import Settings
-from shardgate_gateway.tokens import USE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

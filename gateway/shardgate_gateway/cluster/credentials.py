@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from shardgate_gateway.auth.scopes import PEER
 from shardgate_gateway.errors import Unauthenticated
-from shardgate_gateway.tokens import PEER
 
 if TYPE_CHECKING:
-    from shardgate_gateway.tokens import Tokens
+    from shardgate_gateway.auth.tokens import Tokens
 
 VALID_SECONDS = 600.0
 

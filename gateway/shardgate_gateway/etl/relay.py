@@ -32,6 +32,7 @@ from weakref import WeakValueDictionary
 from shardgate import wire
 from shardgate.urls import ObjectName, object_path
 from shardgate_gateway import metrics
+from shardgate_gateway.auth.scopes import APPLY, READ, exact
 from shardgate_gateway.cache.reader import FileSpan
 from shardgate_gateway.errors import (
     Busy,
@@ -51,7 +52,6 @@ from shardgate_gateway.etl.patience import within
 from shardgate_gateway.etl.pause import Budget, PatientReceiver
 from shardgate_gateway.etl.pipeline import name_stage, pipeline_id
 from shardgate_gateway.etl.progress import Progress
-from shardgate_gateway.tokens import APPLY, READ, exact
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable, Iterator

@@ -13,7 +13,8 @@ from aiohttp import hdrs
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
 
-    from shardgate_gateway.tokens import Grant, Tokens
+    from shardgate_gateway.auth.grant import Grant
+    from shardgate_gateway.auth.tokens import Tokens
 
 
 def authenticate(headers: CIMultiDictProxy[str], tokens: Tokens) -> Grant:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from shardgate_gateway.auth.scopes import READ
 from shardgate_gateway.errors import BadRequest
 from shardgate_gateway.http.request import number, parameters, provider
 from shardgate_gateway.stores.base import quoted_etag
-from shardgate_gateway.tokens import READ
 
 if TYPE_CHECKING:
     from shardgate_gateway.http.call import Call

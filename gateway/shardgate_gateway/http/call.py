@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from shardgate import wire
+from shardgate_gateway.auth.grant import NOBODY
 from shardgate_gateway.http.request import split_target
-from shardgate_gateway.tokens import NOBODY
 
 if TYPE_CHECKING:
     from aiohttp.web import BaseRequest
     from multidict import CIMultiDictProxy
 
-    from shardgate_gateway.tokens import Grant
+    from shardgate_gateway.auth.grant import Grant
 
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _PROCESS = secrets.token_hex(4)

@@ -6,9 +6,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from shardgate.wire import paths
+from shardgate_gateway.auth.scopes import PEER
 from shardgate_gateway.http import buckets, cluster_view, health, objects
 from shardgate_gateway.http.route import BY_HANDLER, Route, route
-from shardgate_gateway.tokens import PEER
 
 if TYPE_CHECKING:
     from shardgate_gateway.kernel import Kernel

@@ -27,6 +27,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from shardgate import wire
 from shardgate.wire.paths import OBJECTS
 from shardgate_gateway import metrics
+from shardgate_gateway.auth.scopes import READ
 from shardgate_gateway.errors import GatewayError, Unauthenticated
 from shardgate_gateway.http.auth import authenticate
 from shardgate_gateway.http.call import request_id
@@ -34,7 +35,6 @@ from shardgate_gateway.http.head import entity, head
 from shardgate_gateway.http.passing_on import copies_line
 from shardgate_gateway.http.request import object_target
 from shardgate_gateway.http.request_log import Answered, client_of, log_access
-from shardgate_gateway.tokens import READ
 
 if TYPE_CHECKING:
     from asyncio import BaseTransport

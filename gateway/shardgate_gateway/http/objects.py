@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
+from shardgate_gateway.auth.scopes import APPLY, READ, USE, WRITE
 from shardgate_gateway.errors import BadRequest, NotFound, PreconditionFailed
 from shardgate_gateway.http import members, transformed
 from shardgate_gateway.http.buckets import describe
@@ -17,17 +18,16 @@ from shardgate_gateway.http.proxy_write import write_at_owner
 from shardgate_gateway.http.reply import send_head, send_not_modified, send_reading
 from shardgate_gateway.http.request import object_target
 from shardgate_gateway.http.upload import Upload
-from shardgate_gateway.tokens import APPLY, READ, USE, WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from shardgate_gateway.auth.grant import Grant
     from shardgate_gateway.cache.source import Source
     from shardgate_gateway.http.call import Call
     from shardgate_gateway.http.request import ObjectTarget
     from shardgate_gateway.kernel import Kernel
     from shardgate_gateway.objects.buckets import Bucket
-    from shardgate_gateway.tokens import Grant
 
     Answer = Callable[[Kernel, Call, ObjectTarget, Source], Awaitable[web.StreamResponse]]
 

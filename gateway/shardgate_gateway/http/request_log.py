@@ -15,9 +15,9 @@ from shardgate_gateway.http.problems import status_of
 if TYPE_CHECKING:
     from asyncio import BaseTransport
 
+    from shardgate_gateway.auth.grant import Grant
     from shardgate_gateway.errors import GatewayError
     from shardgate_gateway.http.call import Call
-    from shardgate_gateway.tokens import Grant
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("shardgate_gateway.access")

@@ -12,6 +12,7 @@ from aiohttp import hdrs, web
 from shardgate import wire
 from shardgate.error_header import pack_error
 from shardgate_gateway import metrics
+from shardgate_gateway.auth.grant import NOBODY
 from shardgate_gateway.errors import Busy, NotFound
 from shardgate_gateway.http.auth import authenticate
 from shardgate_gateway.http.body import Sent
@@ -20,16 +21,15 @@ from shardgate_gateway.http.problems import MethodNotAllowed, as_gateway_error, 
 from shardgate_gateway.http.request import decode
 from shardgate_gateway.http.request_log import Answered, client_of, log_access, log_problem
 from shardgate_gateway.http.route import BY_HANDLER, route
-from shardgate_gateway.tokens import NOBODY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aiohttp.web import BaseRequest
 
+    from shardgate_gateway.auth.grant import Grant
     from shardgate_gateway.http.route import Handler, Route
     from shardgate_gateway.kernel import Kernel
-    from shardgate_gateway.tokens import Grant
 
 UNKNOWN_ROUTE = route("unknown", "", needs=BY_HANDLER)
 

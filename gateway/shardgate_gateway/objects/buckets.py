@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shardgate.providers import PROVIDERS
+from shardgate_gateway.auth.grant import ANYBODY
+from shardgate_gateway.auth.scopes import READ
 from shardgate_gateway.cache.peer import KeptSource
 from shardgate_gateway.cache.source import Freshness, StoreSource
 from shardgate_gateway.errors import BadRequest, NotFound
-from shardgate_gateway.tokens import ANYBODY, READ
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from shardgate_gateway.auth.grant import Grant
     from shardgate_gateway.settings import BucketSettings
     from shardgate_gateway.stores.base import Store
-    from shardgate_gateway.tokens import Grant
 
 
 class Bucket:

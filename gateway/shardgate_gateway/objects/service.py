@@ -20,13 +20,13 @@ from aiohttp import hdrs
 
 from shardgate.urls import Bucket as BucketName
 from shardgate.urls import object_path
+from shardgate_gateway.auth.scopes import WRITE, exact
 from shardgate_gateway.cache.source import group_name
 from shardgate_gateway.cluster.calls import error_from
 from shardgate_gateway.cluster.connection import NotReached, json_object
 from shardgate_gateway.objects.events import Deleted, Written
 from shardgate_gateway.objects.members import open_member
 from shardgate_gateway.stores.base import ObjectMeta
-from shardgate_gateway.tokens import WRITE, exact
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

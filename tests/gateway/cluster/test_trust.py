@@ -13,8 +13,9 @@ from readers import curl
 
 from shardgate import Client, wire
 from shardgate.reach import Reach
+from shardgate_gateway.auth.scopes import PEER
+from shardgate_gateway.auth.tokens import Tokens
 from shardgate_gateway.settings import AuthSettings
-from shardgate_gateway.tokens import PEER, Tokens
 
 KEY = "k" * 40
 READER, OTHER = "reader-reader-reader", "other-other-other-other"

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from readers import Answer, curl, get_raw
 from routes import every_route
 
+from shardgate_gateway.auth.scopes import exact
+from shardgate_gateway.auth.tokens import Tokens
 from shardgate_gateway.settings import AuthSettings
-from shardgate_gateway.tokens import Tokens, exact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

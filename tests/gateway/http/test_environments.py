@@ -11,8 +11,8 @@ import pytest
 from gateway_process import GatewayProcess, running_gateway
 from readers import Answer, curl
 
+from shardgate_gateway.auth.tokens import Tokens
 from shardgate_gateway.settings import AuthSettings
-from shardgate_gateway.tokens import Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

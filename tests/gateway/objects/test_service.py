@@ -11,6 +11,7 @@ from gateway_cluster import running_cluster
 from readers import curl
 from shards import random_bytes, shard
 
+from shardgate_gateway.auth.tokens import Tokens
 from shardgate_gateway.cache.cache import Cache
 from shardgate_gateway.cache.reader import as_bytes
 from shardgate_gateway.cluster.calls import PeerCalls
@@ -26,7 +27,6 @@ from shardgate_gateway.objects.ownership import Ownership
 from shardgate_gateway.objects.service import Objects
 from shardgate_gateway.settings import AuthSettings, BucketSettings, CacheSettings, UpstreamSettings
 from shardgate_gateway.stores.open import open_store
-from shardgate_gateway.tokens import Tokens
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -24,21 +24,21 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from shardgate.wire import paths
+from shardgate_gateway.auth.scopes import ENVIRONMENT
 from shardgate_gateway.errors import KubernetesError, KubernetesUnavailable, TransformStartError
 from shardgate_gateway.etl.kubernetes import names
 from shardgate_gateway.etl.kubernetes.pod_problems import problem_of_pod, problem_of_refusal
 from shardgate_gateway.kube.kinds import EVENT, JOB, POD, SECRET
 from shardgate_gateway.kube.watch import Reflector
-from shardgate_gateway.tokens import ENVIRONMENT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+    from shardgate_gateway.auth.tokens import Tokens
     from shardgate_gateway.etl.environments import Environments
     from shardgate_gateway.kube.client import KubeApi
     from shardgate_gateway.kube.kinds import Object
     from shardgate_gateway.settings import KubernetesSettings
-    from shardgate_gateway.tokens import Tokens
 
 FORMAT = 1
 """Part of every digest: raised when what an environment looks like changes."""

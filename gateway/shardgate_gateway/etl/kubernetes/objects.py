@@ -21,13 +21,13 @@ from shardgate_gateway.kube.kinds import DEPLOYMENT, SECRET, SERVICE, STATEFUL_S
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from shardgate_gateway.auth.tokens import Tokens
     from shardgate_gateway.etl.kubernetes.policy import Policy
     from shardgate_gateway.etl.kubernetes.state import Failure
     from shardgate_gateway.etl.transform_record import TransformRecord
     from shardgate_gateway.kube.client import KubeApi
     from shardgate_gateway.kube.kinds import Object
     from shardgate_gateway.settings import Settings
-    from shardgate_gateway.tokens import Tokens
 
 CONFLICT = 409
 NOT_FOUND = 404

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from shardgate_gateway.auth.tokens import Tokens
     from shardgate_gateway.cluster.credentials import Credentials
     from shardgate_gateway.cluster.peers import Peers
     from shardgate_gateway.etl.kubernetes.runner import KubernetesRunner
     from shardgate_gateway.etl.registry import Registry
     from shardgate_gateway.settings import Settings
     from shardgate_gateway.stores.base import Store
-    from shardgate_gateway.tokens import Tokens
 
 
 def demand_board(state: Path) -> DemandBoard:

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from shardgate import wire
+    from shardgate_gateway.auth.tokens import Tokens
     from shardgate_gateway.cache.reader import FileSpan
     from shardgate_gateway.etl.environments import Environments
     from shardgate_gateway.etl.kubernetes.demand import Demands
@@ -65,7 +66,6 @@ if TYPE_CHECKING:
     from shardgate_gateway.kube.client import KubeApi
     from shardgate_gateway.kube.kinds import Object
     from shardgate_gateway.settings import Settings
-    from shardgate_gateway.tokens import Tokens
 
 LOOK_SECONDS = 1.0
 """Patience runs out without anything changing."""

@@ -10,10 +10,10 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
+from shardgate_gateway.auth.scopes import READ, WRITE
 from shardgate_gateway.errors import BadRequest, GatewayError
 from shardgate_gateway.http.passing_on import headers_for_peer, is_from_peer, target_of
 from shardgate_gateway.http.request import object_key, parameters, provider
-from shardgate_gateway.tokens import READ, WRITE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

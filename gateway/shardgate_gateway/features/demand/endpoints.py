@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from shardgate.wire import paths
+from shardgate_gateway.auth.scopes import PEER
 from shardgate_gateway.etl.kubernetes.demand import to_json
 from shardgate_gateway.http.route import route
-from shardgate_gateway.tokens import PEER
 
 if TYPE_CHECKING:
     from shardgate_gateway.etl.kubernetes.demand import DemandBoard

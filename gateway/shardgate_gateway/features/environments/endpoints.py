@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
+from shardgate_gateway.auth.scopes import ENVIRONMENT
 from shardgate_gateway.errors import BadRequest, NotFound
 from shardgate_gateway.http.body import send_parts
 from shardgate_gateway.http.head import entity, head
 from shardgate_gateway.http.upload import Upload
-from shardgate_gateway.tokens import ENVIRONMENT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

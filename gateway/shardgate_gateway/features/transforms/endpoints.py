@@ -12,13 +12,13 @@ from aiohttp import hdrs, web
 
 from shardgate import wire
 from shardgate.wire import paths
+from shardgate_gateway.auth.scopes import PACKAGE, REGISTER
 from shardgate_gateway.errors import BadRequest
 from shardgate_gateway.etl.options import TransformOptions
 from shardgate_gateway.etl.registry import PAGE
 from shardgate_gateway.http.body import Sent, break_off
 from shardgate_gateway.http.request import number, parameters
 from shardgate_gateway.http.upload import Upload
-from shardgate_gateway.tokens import PACKAGE, REGISTER
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -7,10 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from shardgate.wire import paths
+from shardgate_gateway.auth.scopes import REGISTER, USE
 from shardgate_gateway.feature import Mount
 from shardgate_gateway.features.transforms import endpoints
 from shardgate_gateway.http.route import BY_HANDLER, route
-from shardgate_gateway.tokens import REGISTER, USE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -15,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardgate.providers import SYNONYMS
-from shardgate_gateway import tokens as tokens_module
+from shardgate_gateway.auth import tokens as tokens_module
+from shardgate_gateway.auth.grant import Grant
+from shardgate_gateway.auth.scopes import ADMIN, Scope, exact
+from shardgate_gateway.auth.tokens import Tokens
 from shardgate_gateway.errors import BadRequest, Forbidden, Unauthenticated
 from shardgate_gateway.settings import AuthSettings
-from shardgate_gateway.tokens import ADMIN, Grant, Scope, Tokens, exact
 
 if TYPE_CHECKING:
     from pathlib import Path
