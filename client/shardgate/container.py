@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from shardgate.client import Client
+    from shardgate.gateway_like import GatewayLike
 
 READABLE_PROBES = ("readinessProbe", "startupProbe", "livenessProbe")
 
@@ -39,7 +39,7 @@ class ContainerTransform(Transform):
     """
 
     def __init__(
-        self, client: Client, container: wire.Container, name: str, verbose: bool, options: Mapping[str, Any]
+        self, client: GatewayLike, container: wire.Container, name: str, verbose: bool, options: Mapping[str, Any]
     ) -> None:
         manifest = wire.Manifest(name=checked_name(name), kind="container", decoder="", container=container)
         super().__init__(client, manifest, wire.pack_package(manifest), verbose, options)

@@ -8,8 +8,7 @@ from shardgate import wire
 from shardgate.transform_like import TransformLike
 
 if TYPE_CHECKING:
-    from shardgate.client import Client
-    from shardgate.transform import Transform
+    from shardgate.gateway_like import GatewayLike
     from shardgate.urls import Bucket
 
 
@@ -24,7 +23,7 @@ class Pipeline(TransformLike):
         uuid: For `object_url(..., transform_id=)`.
     """
 
-    def __init__(self, client: Client, stages: tuple[str, ...]) -> None:
+    def __init__(self, client: GatewayLike, stages: tuple[str, ...]) -> None:
         self._client = client
         self.stages = stages
         self.uuid = wire.STAGE_SEPARATOR.join(stages)
@@ -32,7 +31,7 @@ class Pipeline(TransformLike):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.uuid!r})"
 
-    def __rshift__(self, other: Transform | Pipeline) -> Pipeline:
+    def __rshift__(self, other: TransformLike) -> Pipeline:
         more = other.stages if isinstance(other, Pipeline) else (other.uuid,)
         return Pipeline(self._client, (*self.stages, *more))
 

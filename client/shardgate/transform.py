@@ -16,7 +16,7 @@ from shardgate.transform_like import TransformLike
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from shardgate.client import Client
+    from shardgate.gateway_like import GatewayLike
     from shardgate.urls import Bucket
 
 
@@ -33,7 +33,7 @@ class Transform(TransformLike):
     """
 
     def __init__(
-        self, client: Client, manifest: wire.Manifest, package: bytes, verbose: bool, options: Mapping[str, Any]
+        self, client: GatewayLike, manifest: wire.Manifest, package: bytes, verbose: bool, options: Mapping[str, Any]
     ) -> None:
         self._client = client
         self.manifest = manifest
@@ -50,7 +50,7 @@ class Transform(TransformLike):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.uuid!r})"
 
-    def __rshift__(self, other: Transform | Pipeline) -> Pipeline:
+    def __rshift__(self, other: TransformLike) -> Pipeline:
         return Pipeline(self._client, (self.uuid,)) >> other
 
     def get(self, bucket: str | Bucket, object_name: str, **options: Any) -> bytes:
@@ -84,7 +84,12 @@ class FunctionTransform(Transform):
     kind: ClassVar[wire.Kind]
 
     def __init__(
-        self, client: Client, function: Callable[..., Any], verbose: bool, options: Mapping[str, Any], **captured: Any
+        self,
+        client: GatewayLike,
+        function: Callable[..., Any],
+        verbose: bool,
+        options: Mapping[str, Any],
+        **captured: Any,
     ) -> None:
         manifest, package = capture(function, kind=self.kind, **captured)
         super().__init__(client, manifest, package, verbose, options)
@@ -122,7 +127,7 @@ class WDTransform(FunctionTransform):
 
     def __init__(
         self,
-        client: Client,
+        client: GatewayLike,
         transform_func: Callable[..., Any],
         transform_name: str = "",
         wd_decoder: str = "pil",
@@ -156,7 +161,7 @@ class BytesTransform(FunctionTransform):
 
     def __init__(
         self,
-        client: Client,
+        client: GatewayLike,
         transform_func: Callable[..., Any],
         transform_name: str = "",
         verbose: bool = False,

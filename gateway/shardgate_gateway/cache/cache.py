@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shardgate_gateway import metrics
+from shardgate_gateway.cache.counters import Counters
 from shardgate_gateway.cache.entry import EntryInvalid
 from shardgate_gateway.cache.fill import Fill, TryAgain
 from shardgate_gateway.cache.hot import EXHAUSTED, HotSet, OpenEntry, load
 from shardgate_gateway.cache.layout import Layout, exists
 from shardgate_gateway.cache.members import Index, Member, NoIndex, index_stream
-from shardgate_gateway.cache.node import Counters, Node, survive
+from shardgate_gateway.cache.node import Node, survive
 from shardgate_gateway.cache.partial_entry import discard_fills
 from shardgate_gateway.cache.reader import DirectReading, EntryReading, FillReading, Reading, as_bytes
 from shardgate_gateway.cache.scrub import Scrubber

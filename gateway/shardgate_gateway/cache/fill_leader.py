@@ -17,7 +17,7 @@ from array import array
 from contextlib import aclosing
 from dataclasses import replace
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import xxhash
 
@@ -30,16 +30,46 @@ from shardgate_gateway.errors import GatewayError, LocalStorageError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from shardgate_gateway.cache.fill import Fill
     from shardgate_gateway.cache.node import Node
     from shardgate_gateway.cache.partial_entry import PartialEntry
+    from shardgate_gateway.cache.source import Source
     from shardgate_gateway.stores.base import ObjectMeta, ObjectStream
+
+
+class LedFill(Protocol):
+    """What the leader needs of the fill that it leads: readers of this process look at it.
+
+    Attributes:
+        source: Gives the body.
+        led: This process asked the source for it.
+        gaps: Samples that are missing from the whole body.
+        slot: What the fill has become, once it is whole.
+        handover: The open stream of a body that does not fit, until somebody takes it.
+    """
+
+    source: Source
+    led: bool
+    gaps: int
+    slot: OpenEntry | None
+    handover: ObjectStream | None
+
+    def is_small(self, meta: ObjectMeta) -> bool:
+        """Whether the body is one of those that are kept in memory."""
+
+    def announce(self, meta: ObjectMeta, opened_at: float) -> None:
+        """This version is coming."""
+
+    def move(self, watermark: int, *, complete: bool = False) -> None:
+        """So many bytes may be read."""
+
+    def hand_over(self, stream: ObjectStream) -> None:
+        """The body does not fit on the disk; whoever wants it goes on with this stream."""
 
 
 class FillLeader:
     """One run of the filler. It tells `fill`, and through the control record the other processes, how far it is."""
 
-    def __init__(self, node: Node, fill: Fill, draft: PartialEntry) -> None:
+    def __init__(self, node: Node, fill: LedFill, draft: PartialEntry) -> None:
         self._node = node
         self._fill = fill
         self._draft = draft

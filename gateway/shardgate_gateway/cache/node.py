@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
     from concurrent.futures import Future, ThreadPoolExecutor
 
+    from shardgate_gateway.cache.counters import Counters
     from shardgate_gateway.cache.layout import Layout
     from shardgate_gateway.cache.space import Space
     from shardgate_gateway.settings import CacheSettings, UpstreamSettings
@@ -22,28 +23,6 @@ log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class Counters:
-    """What this process did since it started."""
-
-    hits: int = 0
-    misses: int = 0
-    joined: int = 0
-    """Opens that were served from a fetch that was under way."""
-    bypasses: int = 0
-    """Opens that were served straight from the store."""
-    revalidations: int = 0
-    fills: int = 0
-    """Fetches begun, and taken over from a process that died."""
-    takeovers: int = 0
-    published: int = 0
-    failures: int = 0
-    evictions: int = 0
-    evicted_bytes: int = 0
-    corrupt: int = 0
-    """Entries that did not match their checksums."""
 
 
 @dataclass(slots=True)

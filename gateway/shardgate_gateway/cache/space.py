@@ -26,7 +26,7 @@ from shardgate_gateway.cache.layout import Layout, unlink
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from shardgate_gateway.cache.node import Counters
+    from shardgate_gateway.cache.counters import Counters
     from shardgate_gateway.settings import CacheSettings
 
 COUNTS = struct.Struct("<qq")
