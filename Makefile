@@ -37,6 +37,7 @@ lint: $(VENV)/.installed          ## format, lint, types, layers
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/support/words.py
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format .
