@@ -19,7 +19,8 @@ it is enough. One that was refused while it had sent something already loses mor
 
 **In turn.** Requests of the same stages that were refused would refuse each other again, and new ones would refuse
 them. So while any of them was refused, no more of them try at a time in each process than the rarest stage has workers,
-the oldest first, each until it has something; the others hold nothing meanwhile.
+the oldest first, each until it has something; the others hold nothing meanwhile. Where earlier stages turn out to be
+kept, nobody is refused any more: with every few that got through, one more may try.
 
 **Silence.** All refusals together take `etl.queue_seconds` at most while the reader has nothing yet. Then it is
 answered 503 with a note of its place and its refusals, and goes on from there when it comes back.
@@ -34,7 +35,7 @@ import time
 from dataclasses import dataclass, field, replace
 
 from shardgate_gateway.errors import Busy
-from shardgate_gateway.etl.line import Place, own_place
+from shardgate_gateway.etl.line import Place, WaitingLine, own_place
 
 STAGE_SECONDS = 0.25
 """For a worker of an earlier stage, at the first try."""
@@ -50,6 +51,24 @@ _MOST = 30
 """Refusals that count; the time has long reached its limit then."""
 
 
+SUCCESSES = 8
+"""That let one more try, until the next refusal."""
+
+
+class Tries(WaitingLine):
+    """Requests of the same stages, of which some were refused.
+
+    Attributes:
+        successes: Tries that gave something, since the last refusal.
+    """
+
+    successes = 0
+
+    def places(self, workers: int) -> int:
+        """How many may try at a time, where the rarest stage has so many workers."""
+        return workers + self.successes // SUCCESSES
+
+
 @dataclass(slots=True)
 class Hold:
     """The patience of one request, over all its tries.
@@ -61,6 +80,7 @@ class Hold:
         waited: Seconds that refused tries took, with the pauses after them.
         begun: Some of the result was sent.
         turn, has_turn: To try, among requests of the same stages of which some were refused.
+        tries: Those requests.
     """
 
     limit: float
@@ -70,6 +90,7 @@ class Hold:
     begun: bool = False
     turn: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
     has_turn: bool = False
+    tries: Tries | None = None
     _tried_at: float = field(default_factory=time.monotonic)
 
     def try_begins(self, *, begun: bool) -> None:
@@ -103,6 +124,15 @@ class Hold:
         held = min(self.transform_id, self.place.held or self.transform_id)
         return replace(self.place, seconds=self._at_least(min(seconds, self.limit)), held=held)
 
+    async def has_something(self) -> None:
+        """Let the next one try."""
+        if self.has_turn:
+            self.has_turn = False
+            if self.tries is not None:
+                self.tries.successes += 1
+                self.tries = None  # it is there as long as somebody waits or tries
+            await self.turn.aclose()
+
     async def refused(self, error: Busy) -> None:
         """Return when it is time for the next try, after one whose input was refused.
 
@@ -111,6 +141,8 @@ class Hold:
         """
         if self.is_awaited:
             raise error
+        if self.tries is not None:
+            self.tries.successes = 0
         self.place = replace(self.place, refusals=self.place.refusals + 1)
         pause = random.uniform(*STAGE_PAUSE_SECONDS)  # noqa: S311 (not at the same time as others)
         self.waited += time.monotonic() - self._tried_at + pause

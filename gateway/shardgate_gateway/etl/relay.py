@@ -46,8 +46,7 @@ from shardgate_gateway.errors import (
 from shardgate_gateway.etl.attempt import Attempt, StageBusy
 from shardgate_gateway.etl.generation import Identifier
 from shardgate_gateway.etl.generation_name import difference
-from shardgate_gateway.etl.hold import Hold
-from shardgate_gateway.etl.line import WaitingLine
+from shardgate_gateway.etl.hold import Hold, Tries
 from shardgate_gateway.etl.patience import within
 from shardgate_gateway.etl.pause import Budget, PatientReceiver
 from shardgate_gateway.etl.pipeline import name_stage, pipeline_id
@@ -99,7 +98,7 @@ class Relay:
         self._sign = sign
         self._seal = seal
         self._budget = Budget()
-        self._refused: WeakValueDictionary[frozenset[str], WaitingLine] = WeakValueDictionary()
+        self._refused: WeakValueDictionary[frozenset[str], Tries] = WeakValueDictionary()
         self._identifier = Identifier(runner, registry, settings.queue_seconds)
 
     async def identified(self, stages: Iterable[Stage]) -> tuple[Stage, ...]:
@@ -142,9 +141,7 @@ class Relay:
         hold = Hold(self._settings.queue_seconds, request.record.id)
         async with hold.turn, contextlib.aclosing(self._tries(request, hold, skip, prefix)) as chunks:
             async for chunk in chunks:
-                if hold.has_turn:
-                    hold.has_turn = False
-                    await hold.turn.aclose()
+                await hold.has_something()
                 yield chunk
 
     async def _tries(
@@ -197,13 +194,14 @@ class Relay:
         if line is None:
             if not hold.place.refusals:
                 return
-            line = self._refused[key] = WaitingLine()
+            line = self._refused[key] = Tries()
         with contextlib.ExitStack() as waiting:
             for record in records:
                 waiting.enter_context(self._runner.waiting(record))
             async with within(hold.start_seconds, request.record.id):
-                await hold.turn.enter_async_context(line.turn(min(map(self._runner.workers, records))))
-        hold.has_turn = True
+                places = line.places(min(map(self._runner.workers, records)))
+                await hold.turn.enter_async_context(line.turn(places))
+        hold.has_turn, hold.tries = True, line
 
     async def _account(self, request: TransformRequest, stats: wire.Stats, outcome: Outcome) -> None:
         record = request.record

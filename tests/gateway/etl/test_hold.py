@@ -13,7 +13,7 @@ from scripted import RECORD, ScriptedRunner, relay, request
 from shardgate import wire
 from shardgate_gateway.errors import Busy
 from shardgate_gateway.etl import hold as hold_module
-from shardgate_gateway.etl.hold import BEGUN_SECONDS, Hold
+from shardgate_gateway.etl.hold import BEGUN_SECONDS, Hold, Tries
 from shardgate_gateway.etl.line import PLACE, Place
 from shardgate_gateway.etl.pipeline import Stage
 from shardgate_gateway.etl.recipe import Recipe
@@ -151,6 +151,18 @@ async def test_new_requests_do_not_take_what_those_of_the_same_stages_were_refus
     runner.free.set()
     assert await asyncio.gather(refused, *new) == [b"one"] * 6
     assert not streaming._refused, "from now on nobody waits for a turn"
+
+
+async def test_those_that_get_through_let_more_try_until_one_is_refused() -> None:
+    hold = Hold(120.0, "b", Place(1.0))
+    tries = Tries()
+    for _ in range(80):
+        hold.has_turn, hold.tries = True, tries
+        await hold.has_something()
+    assert tries.places(2) == 12
+    hold.tries = tries
+    await hold.refused(Busy("no worker"))
+    assert tries.places(2) == 2
 
 
 @pytest.mark.parametrize("circle", [("a", "b"), ("a", "b", "c"), ("c", "a", "b"), ("b", "a", "d", "c")])
