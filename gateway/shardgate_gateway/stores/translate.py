@@ -50,7 +50,7 @@ REFUSED = "check the bucket's policy and the gateway's credentials"
 NOTHING = "no such object"
 NAMES = "an object and a folder can't have the same name here; choose another key"
 
-_URL = re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s'\"<>()]*")
+_URL = re.compile(r"\b[a-z][a-z0-9+.-]{0,15}://[^\s'\"<>()]*")
 
 
 class Rule(NamedTuple):
@@ -66,7 +66,7 @@ class Rule(NamedTuple):
 OBSTORE = (
     Rule(
         (FileNotFoundError, obstore.BaseError),
-        r"NoSuchBucket|ContainerNotFound|list request[^|]*status code: 404",
+        r"NoSuchBucket|ContainerNotFound|list request[^|]{0,400}status code: 404",
         NotFound,
         "its location (`where`) names a bucket that the store does not have",
         "the bucket is not there",

@@ -10,9 +10,10 @@ import pytest
 import xxhash
 from cache_lab import MIB, get, lab_source, noise
 
-from shardgate_gateway.cache.control import FORMAT, MAX_RECORD, Control, Record, State, error_of, failure_of
+from shardgate_gateway.cache.control import FORMAT, MAX_RECORD, Control, Record, State
 from shardgate_gateway.cache.layout import BODY_OFFSET
 from shardgate_gateway.cache.sweep import KEEP_SECONDS
+from shardgate_gateway.error_record import error_of, failure_of
 from shardgate_gateway.errors import UpstreamUnavailable
 from shardgate_gateway.stores.base import ObjectMeta
 

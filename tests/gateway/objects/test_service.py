@@ -93,7 +93,7 @@ def events(objects):
 async def body(objects, bucket, key) -> bytes:
     reading = await objects.open(bucket, key)
     try:
-        return b"".join([bytes(part) async for part in as_bytes(reading.parts())])
+        return b"".join([bytes(part) async for part in as_bytes(objects.cache._node, reading.parts())])
     finally:
         reading.aclose()
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import select, text, update
@@ -210,3 +211,26 @@ async def test_a_write_that_another_one_gets_in_the_way_of_is_run_again(url: str
     assert sorted(outcomes) == ["found"] * 15 + ["inserted"]
     await first.aclose()
     await second.aclose()
+
+
+class Locked:
+    """A connection to a new database that two other processes are changing just now."""
+
+    def __init__(self) -> None:
+        self.real = sqlite3.connect(":memory:")
+        self.locked = 2
+
+    def execute(self, statement: str) -> sqlite3.Cursor:
+        if "journal_mode" in statement and self.locked:
+            self.locked -= 1
+            raise sqlite3.OperationalError("database is locked")
+        return self.real.execute(statement)
+
+
+def test_processes_that_make_one_database_at_the_same_time_wait_for_each_other() -> None:
+    """SQLite's own timeout does not cover this change."""
+    connection: Any = Locked()
+    database_module._configure_sqlite(connection, None)
+    assert not connection.locked
+    assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    connection.real.close()
