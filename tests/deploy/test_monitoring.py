@@ -16,7 +16,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from shardgate_gateway import metrics
 from shardgate_gateway.cache.cache import CacheStat
-from shardgate_gateway.cache.node import Counters
+from shardgate_gateway.cache.counters import Counters
 from shardgate_gateway.http.observed import build_metric, cache_metrics
 
 ALERTS = chart.CHART / "files" / "alerts.yaml"

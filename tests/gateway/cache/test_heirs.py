@@ -10,7 +10,7 @@ import time
 import pytest
 from cache_lab import MIB, get, lab_source, noise, read
 
-from shardgate_gateway.cache import draft
+from shardgate_gateway.cache import partial_entry
 from shardgate_gateway.cache.control import Control, Record
 from shardgate_gateway.cache.layout import BODY_OFFSET
 
@@ -60,9 +60,9 @@ def failing_publisher(monkeypatch):
         time.sleep(0.02)
         return done
 
-    unlink = draft.unlink
-    monkeypatch.setattr(draft, "seal", fail)
-    monkeypatch.setattr(draft, "unlink", slow_unlink)
+    unlink = partial_entry.unlink
+    monkeypatch.setattr(partial_entry, "seal", fail)
+    monkeypatch.setattr(partial_entry, "unlink", slow_unlink)
 
 
 @SIZES

@@ -87,7 +87,7 @@ async def test_recording_a_use_never_touches_the_entry_that_came_in_its_place(ca
 
 async def test_a_body_that_is_slow_to_index_holds_up_no_other_object(new_cache, store, monkeypatch):
     """Readers get it, and others are loaded, fetched and published meanwhile as far as threads go."""
-    from shardgate_gateway.cache import draft
+    from shardgate_gateway.cache import partial_entry
 
     go, begun = threading.Event(), []
 
@@ -97,8 +97,8 @@ async def test_a_body_that_is_slow_to_index_holds_up_no_other_object(new_cache, 
             go.wait(20)
         return index_of(fd, size)
 
-    index_of = draft.index_of
-    monkeypatch.setattr(draft, "index_of", slow)
+    index_of = partial_entry.index_of
+    monkeypatch.setattr(partial_entry, "index_of", slow)
     cache = await new_cache()
     try:
         for number in range(20):
@@ -116,9 +116,9 @@ async def test_a_body_that_is_slow_to_index_holds_up_no_other_object(new_cache, 
 
 
 async def test_the_member_index_is_part_of_what_an_entry_reserves(new_cache, store, entry_files, monkeypatch):
-    from shardgate_gateway.cache import draft
+    from shardgate_gateway.cache import partial_entry
 
-    monkeypatch.setattr(draft, "index_of", lambda fd, size: b"i" * (3 * MIB))
+    monkeypatch.setattr(partial_entry, "index_of", lambda fd, size: b"i" * (3 * MIB))
     cache = await new_cache(capacity_bytes=4 * MIB)
     store.write("fits", noise(MIB // 2))
     store.write("does not", noise(2 * MIB))
