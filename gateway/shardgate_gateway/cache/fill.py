@@ -1,15 +1,15 @@
 """One fetch for all who want the same object, in this process and in the others.
 
 Each process that wants an object that is not there runs one `Fill` for it. One of them holds the lock of the control
-file and *leads* (`lead.py`). The others *follow*: they poll the control file, and whenever it shows nothing new they
-try the lock. Who gets it takes over at the watermark. A fill is a task of its own: a requester that leaves changes
+file and *leads* (`fill_leader.py`). The others *follow*: they poll the control file, and whenever it shows nothing new
+they try the lock. Who gets it takes over at the watermark. A fill is a task of its own: a requester that leaves changes
 nothing. Only what is recomputed costs too much to go on for nobody: it stops a moment after its last reader left, and
 the next one goes on from there.
 
 **When things break.** The filler dies: its bytes up to the watermark are in the page cache, and the heir hashes them
 again and goes on by range with `If-Match`. The machine dies: the record carries another boot id, and the fill is
 discarded. The disk is full or failing: readers go on straight from the store. The source fails for good: every reader
-gets the error at the byte where the fill stopped. The object was invalidated: see `draft.py`.
+gets the error at the byte where the fill stopped. The object was invalidated: see `partial_entry.py`.
 """
 
 from __future__ import annotations

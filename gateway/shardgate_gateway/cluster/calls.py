@@ -85,11 +85,9 @@ class PeerCalls:
         return content
 
     async def ask_first(self, members: Iterable[Member], target: str, headers: Headers) -> dict[str, Any] | None:
-        """As `ask`, of the first of these that can be reached; None where this gateway's turn comes before that."""
+        """As `ask`, of the first of these that can be reached; None where none can."""
         headers = list(headers)
         for member in members:
-            if member == self.peers.me:
-                break
             try:
                 return await self.ask(member, target, headers)
             except NotReached as error:

@@ -1,7 +1,7 @@
 """Who asks: the bearer token of a request becomes a `Grant`.
 
-What the bearer may do is asked in two places. `routes.py` says what a path needs; where that depends on the object, the
-handler asks by the object's own name, `source.label`, once it has found the bucket.
+What the bearer may do is asked in two places. Each route says what its path needs; where that depends on the object,
+the handler asks by the object's own name, `source.label`, once it has found the bucket.
 """
 
 from __future__ import annotations
